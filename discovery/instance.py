@@ -1,0 +1,84 @@
+"""What discovery finds: instances of a service. Frozen values; nothing here does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One address at which a service answers.
+
+    Args:
+        id: identity across updates: node name and service id for Consul, the address for a static instance.
+        host: IP address or name, without brackets.
+        port: 1..65535.
+        weight: relative share of the requests, at least 1.
+        scheme: how to speak to it.
+        tags, meta: as registered.
+    """
+
+    id: str
+    host: str
+    port: int
+    weight: int = 1
+    scheme: Literal["http", "https"] = "http"
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default=NOTHING, hash=False)
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with brackets around an IPv6 host: the key of everything live that we keep about it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulQuery:
+    """Which instances a service takes from Consul.
+
+    Args:
+        service: the name in the catalog.
+        tags: an instance must carry all of them.
+        datacenter: where to look; the agent's own when empty.
+    """
+
+    service: str
+    tags: tuple[str, ...] = ()
+    datacenter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulAgent:
+    """How to reach the Consul agent.
+
+    Args:
+        url: `http://host:port`, `https://...` or `unix:///path`.
+        token: ACL token, sent in `X-Consul-Token`; none when empty.
+        datacenter: default of the queries that name none.
+        wait_seconds: length of a blocking query.
+        warning: whether instances with a warning check are used, with `Weights.Warning`.
+    """
+
+    url: str = "http://127.0.0.1:8500"
+    token: str = field(default="", repr=False)
+    datacenter: str = ""
+    wait_seconds: float = 55.0
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How to choose among instances.
+
+    Args:
+        policy: one of the balancers' names.
+        by: for `consistent_hash` what is hashed: `subject`, `client_ip`, `header:NAME` or `path:NAME`.
+    """
+
+    policy: Literal["round_robin", "random", "least_request", "ewma", "consistent_hash"] = "least_request"
+    by: str = ""

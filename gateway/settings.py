@@ -1,0 +1,202 @@
+"""Frozen settings: the compiled form of `gateway.yaml` (CONTRACT section 4). `config.py` makes them from a file, `app.py` from keywords.
+
+Durations are seconds (float), sizes are bytes (int), secrets never show in a `repr`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from discovery.instance import ConsulAgent
+from gateway.route import Route, Service, WhenUnavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maxima:
+    """Bounds on what a client may send."""
+
+    header_bytes: int = 32 * 1024
+    headers: int = 100
+    uri_bytes: int = 8 * 1024
+    body_bytes: int = 10 * 1024 * 1024
+    connections: int = 10_000
+    in_flight: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTimeouts:
+    """How long a client may take, seconds."""
+
+    header: float = 10.0
+    body: float = 30.0
+    idle: float = 75.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """The data port. `trusted_proxies` are CIDR blocks whose X-Forwarded-* fields are believed."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    trusted_proxies: tuple[str, ...] = ()
+    max: Maxima = Maxima()
+    timeouts: ServerTimeouts = ServerTimeouts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminSettings:
+    """The admin port. Without a token one is made at start and printed, except in production, where the start is refused."""
+
+    host: str = "127.0.0.1"
+    port: int = 9080
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSettings:
+    """The shared store.
+
+    Args:
+        url: `embedded://`, `embedded:///path`, `redis://`, `rediss://`, `unix://`.
+        budget: the longest wait for an admission.
+        when_unavailable: what happens when the store does not answer within it.
+        ca_file, certificate_file, key_file: TLS of `rediss://`.
+    """
+
+    url: str = field(default="embedded://", repr=False)
+    budget: float = 0.025
+    when_unavailable: WhenUnavailable = "closed"
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimNames:
+    """Where an issuer puts things: a claim name or a dotted path into nested objects."""
+
+    subject: str = "sub"
+    scope: str = "scope"
+    roles: str = "roles"
+    session: str = "sid"
+    client: str = "azp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """A token issuer that is trusted. Exactly one of `jwks_url`, `jwks_file`, `secret` and `discovery` is set.
+
+    Args:
+        name: ours, for records and messages.
+        issuer: the exact `iss`.
+        audience: a token must name at least one of them.
+        algorithms: exact JWS names; never `none`; HS* never together with others.
+        discovery: take `jwks_uri` from `issuer`/.well-known/openid-configuration.
+        leeway, maximum_lifetime: seconds; `maximum_lifetime` 0 for no bound.
+        development_key_file: private key of a development issuer, which `gateway token` may sign with.
+    """
+
+    name: str
+    issuer: str
+    audience: tuple[str, ...]
+    algorithms: tuple[str, ...] = ("RS256",)
+    jwks_url: str = ""
+    jwks_file: str = ""
+    secret: bytes = field(default=b"", repr=False)
+    discovery: bool = False
+    leeway: float = 30.0
+    required_claims: tuple[str, ...] = ("exp", "iat", "sub")
+    maximum_lifetime: float = 0.0
+    claims: ClaimNames = ClaimNames()
+    development_key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introspection:
+    """RFC 7662 endpoint for opaque tokens. `cache` is in seconds."""
+
+    url: str
+    client_id: str
+    client_secret: str = field(default="", repr=False)
+    cache: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeys:
+    """API keys, kept as keyed hashes in the state store. `header` is lower case."""
+
+    header: str = "x-api-key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthenticationSettings:
+    """Who may prove what. With no issuer and no introspection a development issuer is made at start (not in production)."""
+
+    issuers: tuple[Issuer, ...] = ()
+    introspection: Introspection | None = None
+    api_keys: ApiKeys | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Spans and their export.
+
+    Args:
+        endpoint: base URL of an OTLP/HTTP receiver (`/v1/traces` is added); no export when empty.
+        sample_ratio: share of the traces that are recorded, 0..1.
+        always_errors, always_denials: record these whatever the ratio says; always_slow: and those longer than so many seconds (0: off).
+        trust: what to do with inbound trace context.
+    """
+
+    endpoint: str = ""
+    sample_ratio: float = 1.0
+    always_errors: bool = False
+    always_denials: bool = False
+    always_slow: float = 0.0
+    trust: Literal["continue", "link", "ignore"] = "link"
+    service_name: str = "gateway"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLogSettings:
+    """`format` off writes none. `sink` is `stdout`, `stderr` or `file:/path`."""
+
+    format: Literal["json", "text", "off"] = "json"
+    sink: str = "stdout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySettings:
+    """What is told about requests, apart from the audit."""
+
+    traces: TraceSettings = TraceSettings()
+    prometheus: bool = True
+    access_log: AccessLogSettings = AccessLogSettings(format="off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """Where audit records go: any of `stdout`, `stderr`, `file:/path`. `format` text is the one-line `AUDIT: ...` form."""
+
+    sink: tuple[str, ...] = ("stdout",)
+    format: Literal["json", "text"] = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a gateway is started with."""
+
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
+    state: StateSettings = StateSettings()
+    consul: ConsulAgent | None = None
+    authentication: AuthenticationSettings = AuthenticationSettings()
+    services: Mapping[str, Service] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    audit: AuditSettings = AuditSettings()
+    #: Path of the file that these came from; empty for keyword settings.
+    source: str = ""

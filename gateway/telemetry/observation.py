@@ -1,0 +1,91 @@
+"""What the pipeline saw of one request: filled on the way, read once at the end by metrics, audit, access log and spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.auth.principal import Principal
+    from gateway.route import Route
+    from gateway.telemetry.tracing import Trace
+
+
+class Try:
+    """One attempt to have an upstream answer. Times are `time.time_ns()`; `error` is an `upstream_*` reason, empty when a response came."""
+
+    __slots__ = ("address", "ended_ns", "error", "instance", "span_id", "started_ns", "status")
+
+    def __init__(self, instance: str, address: str, span_id: int, started_ns: int) -> None:
+        self.instance = instance
+        self.address = address
+        self.span_id = span_id
+        self.started_ns = started_ns
+        self.ended_ns = 0
+        self.status = 0
+        self.error = ""
+
+
+class Observation:
+    """Facts of one request.
+
+    `started_ns`/`ended_ns` are `time.time_ns()`. `route` is None when nothing matched. `code` is the error code of CONTRACT section 5, empty
+    when the request was admitted and answered; `reason` is the finer word for records. `limits` are (name, remaining). `service` is
+    empty for local targets. `denied` is True when a step before the target refused. `request_bytes` and `response_bytes` count bodies.
+    `peer_ip` is the socket's, `client_ip` what trusted proxies said.
+    """
+
+    __slots__ = (
+        "client_ip",
+        "client_port",
+        "code",
+        "denied",
+        "ended_ns",
+        "generation",
+        "host",
+        "limits",
+        "method",
+        "path_params",
+        "peer_ip",
+        "principal",
+        "reason",
+        "request_bytes",
+        "request_id",
+        "response_bytes",
+        "route",
+        "service",
+        "shadow_limited",
+        "started_ns",
+        "status",
+        "store_mode",
+        "trace",
+        "tries",
+        "user_agent",
+    )
+
+    def __init__(self, started_ns: int, trace: Trace) -> None:
+        self.started_ns = started_ns
+        self.ended_ns = 0
+        self.trace = trace
+        self.method = ""
+        self.host = ""
+        self.route: Route | None = None
+        self.service = ""
+        self.status = 0
+        self.code = ""
+        self.reason = ""
+        self.denied = False
+        self.client_ip = ""
+        self.client_port = 0
+        self.peer_ip = ""
+        self.user_agent = ""
+        self.principal: Principal | None = None
+        self.request_id = ""
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.limits: tuple[tuple[str, int], ...] = ()
+        self.shadow_limited: tuple[str, ...] = ()
+        self.path_params: Mapping[str, object] = {}
+        self.tries: list[Try] = []
+        self.generation = 1
+        self.store_mode = "shared"
