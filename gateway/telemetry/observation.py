@@ -29,10 +29,11 @@ class Try:
 class Observation:
     """Facts of one request.
 
-    `started_ns`/`ended_ns` are `time.time_ns()`. `route` is None when nothing matched. `code` is the error code of CONTRACT section 5, empty
-    when the request was admitted and answered; `reason` is the finer word for records. `limits` are (name, remaining). `service` is
-    empty for local targets. `denied` is True when a step before the target refused. `request_bytes` and `response_bytes` count bodies.
-    `peer_ip` is the socket's, `client_ip` what trusted proxies said.
+    `started_ns`/`ended_ns` are `time.time_ns()`. `scheme` is how the client spoke to us. `route` is None when nothing matched. `code` is the
+    error code of CONTRACT section 5, empty when the request was admitted and answered; `reason` is the finer word for records. `limits`
+    are (name, remaining), `limited` the names of those that refused. `service` is empty for local targets. `denied` is True when a step
+    before the target refused. `request_bytes` and `response_bytes` count bodies. `peer_ip` is the socket's, `client_ip` what trusted
+    proxies said.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Observation:
         "ended_ns",
         "generation",
         "host",
+        "limited",
         "limits",
         "method",
         "path_params",
@@ -53,6 +55,7 @@ class Observation:
         "request_id",
         "response_bytes",
         "route",
+        "scheme",
         "service",
         "shadow_limited",
         "started_ns",
@@ -68,6 +71,7 @@ class Observation:
         self.ended_ns = 0
         self.trace = trace
         self.method = ""
+        self.scheme = "http"
         self.host = ""
         self.route: Route | None = None
         self.service = ""
@@ -84,6 +88,7 @@ class Observation:
         self.request_bytes = 0
         self.response_bytes = 0
         self.limits: tuple[tuple[str, int], ...] = ()
+        self.limited: tuple[str, ...] = ()
         self.shadow_limited: tuple[str, ...] = ()
         self.path_params: Mapping[str, object] = {}
         self.tries: list[Try] = []

@@ -1,0 +1,201 @@
+"""Pure: the trace that a request belongs to, and its W3C Trace Context and Baggage fields in both directions.
+
+Sources: Trace Context level 1 and 2 (https://www.w3.org/TR/trace-context/), Baggage (https://www.w3.org/TR/baggage/).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from random import getrandbits
+from typing import Literal, NamedTuple
+
+Trust = Literal["continue", "link", "ignore"]
+
+SAMPLED = 0x01
+#: Level 2: the trace id was made at random. Only passed on, for a trace that we continue.
+RANDOM_TRACE_ID = 0x02
+
+# A future version may append fields (section 4.3 of level 2); nobody needs more than this to do so.
+MAXIMUM_TRACEPARENT_BYTES = 256
+# "Vendors SHOULD propagate at least 512 characters of a combined header" (section 3.3.1.5): we propagate no more.
+MAXIMUM_TRACESTATE_BYTES = 512
+MAXIMUM_TRACESTATE_MEMBERS = 32
+# The limits of the Baggage specification, section 3.3.2.
+MAXIMUM_BAGGAGE_BYTES = 8192
+MAXIMUM_BAGGAGE_MEMBERS = 64
+
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_TRACESTATE_MEMBER = re.compile(rb"([a-z0-9][a-z0-9_\-*/@]{0,255})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
+_BAGGAGE_MEMBER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*=[\x20-\x2b\x2d-\x7e\t]*")
+_WHITE_SPACE = b" \t"
+
+
+class Parent(NamedTuple):
+    """What an inbound `traceparent` says."""
+
+    trace_id: int
+    span_id: int
+    flags: int
+
+
+class Trace:
+    """One request's place in a trace. Made by `Propagator.start`, never changed afterwards.
+
+    Args:
+        trace_id: 128 bits, never zero; `trace_id_hex` is its text, which records and answers show whether it is sampled or not (O3).
+        span_id: 64 bits, of our SERVER span.
+        sampled: decided before anything else happens; `flags` is what the upstream is told.
+        parent_span_id: of the caller's span when its trace is continued, else 0.
+        link: the caller's trace when we started our own beside it, else None.
+        tracestate, baggage: validated values to pass on, empty for none.
+    """
+
+    __slots__ = ("baggage", "flags", "link", "parent_span_id", "sampled", "span_id", "trace_id", "trace_id_hex", "tracestate")
+
+    def __init__(
+        self,
+        trace_id: int,
+        span_id: int,
+        sampled: bool,
+        flags: int,
+        parent_span_id: int = 0,
+        link: Parent | None = None,
+        tracestate: bytes = b"",
+        baggage: bytes = b"",
+    ) -> None:
+        self.trace_id = trace_id
+        self.trace_id_hex = f"{trace_id:032x}"
+        self.span_id = span_id
+        self.sampled = sampled
+        self.flags = flags
+        self.parent_span_id = parent_span_id
+        self.link = link
+        self.tracestate = tracestate
+        self.baggage = baggage
+
+    def __repr__(self) -> str:
+        return f"<Trace {self.trace_id_hex} span={self.span_id:016x} parent={self.parent_span_id:016x} flags={self.flags:02x}>"
+
+    def propagation_lines(self, span_id: int) -> bytes:
+        """Header lines for the upstream, each with its CRLF: exactly one `traceparent`, then what policy lets through (O1).
+
+        Args:
+            span_id: of the CLIENT span of this try.
+        """
+        line = f"traceparent: 00-{self.trace_id_hex}-{span_id:016x}-0{self.flags}\r\n".encode()
+        if self.tracestate or self.baggage:
+            return line + _lines(self.tracestate, self.baggage)
+        return line
+
+
+class Propagator:
+    """Starts a `Trace` for each request by the trust policy.
+
+    `continue`: the caller is one of ours: same trace, its sampling decision, `tracestate` and `baggage` passed on.
+    `link`: a new trace with our own sampling decision; the caller's is linked from our SERVER span. Nothing else of it gets in (F-61).
+    `ignore`: a new trace, the caller's is forgotten.
+
+    Args:
+        trust: the policy.
+        sample_ratio: share of new traces that are sampled, 0..1; decided from the trace id, so every replica decides alike.
+    """
+
+    __slots__ = ("_inherit", "_sample_below")
+
+    def __init__(self, trust: Trust, sample_ratio: float) -> None:
+        self._sample_below = round(sample_ratio * (1 << 64))
+        policies: dict[Trust, Callable[[list[bytes], list[bytes], list[bytes]], Trace]] = {
+            "continue": self._continue,
+            "link": self._link,
+            "ignore": self._ignore,
+        }
+        self._inherit = policies[trust]
+
+    def start(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
+        """The trace of a request with these field values, one list item a line. Bad input starts a new trace, it never raises."""
+        if traceparent or baggage:
+            return self._inherit(traceparent, tracestate, baggage)
+        # `_new` again, inlined: this is the path of nearly every request.
+        trace_id = getrandbits(128) or 1
+        sampled = trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._sample_below
+        return Trace(trace_id, getrandbits(64) or 1, sampled, SAMPLED if sampled else 0)
+
+    def _new(self, link: Parent | None, baggage: bytes = b"") -> Trace:
+        trace_id = getrandbits(128) or 1
+        sampled = trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._sample_below
+        return Trace(trace_id, getrandbits(64) or 1, sampled, SAMPLED if sampled else 0, link=link, baggage=baggage)
+
+    def _continue(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
+        parent = parse_traceparent(traceparent)
+        passed = parse_baggage(baggage)
+        if parent is None:
+            return self._new(None, passed)
+        flags = parent.flags & (SAMPLED | RANDOM_TRACE_ID)
+        sampled = bool(flags & SAMPLED)
+        return Trace(
+            parent.trace_id, getrandbits(64) or 1, sampled, flags, parent.span_id, tracestate=parse_tracestate(tracestate), baggage=passed
+        )
+
+    def _link(self, traceparent: list[bytes], _tracestate: list[bytes], _baggage: list[bytes]) -> Trace:
+        return self._new(parse_traceparent(traceparent))
+
+    def _ignore(self, _traceparent: list[bytes], _tracestate: list[bytes], _baggage: list[bytes]) -> Trace:
+        return self._new(None)
+
+
+def new_span_id() -> int:
+    """64 random bits, never zero."""
+    return getrandbits(64) or 1
+
+
+def parse_traceparent(values: Sequence[bytes]) -> Parent | None:
+    """The one valid `traceparent` among the lines of a request, or None: several lines, upper case, zero ids and version ff are invalid.
+
+    A higher version than ours is read as far as we know it (Trace Context section 4.3).
+    """
+    if len(values) != 1 or len(values[0]) > MAXIMUM_TRACEPARENT_BYTES:
+        return None
+    match = _TRACEPARENT.fullmatch(values[0].strip(_WHITE_SPACE))
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, future = match.groups()
+    if version == b"ff" or (version == b"00" and future is not None):
+        return None
+    parent = Parent(int(trace_id, 16), int(span_id, 16), int(flags, 16))
+    return parent if parent.trace_id and parent.span_id else None
+
+
+def parse_tracestate(values: Sequence[bytes]) -> bytes:
+    """The lines of `tracestate` as one value; empty when malformed, with a key twice, or too long: then all of it is dropped."""
+    members = _members(values, MAXIMUM_TRACESTATE_BYTES, MAXIMUM_TRACESTATE_MEMBERS)
+    keys = set()
+    for member in members:
+        match = _TRACESTATE_MEMBER.fullmatch(member)
+        if match is None or match[1] in keys:
+            return b""
+        keys.add(match[1])
+    return b",".join(members)
+
+
+def parse_baggage(values: Sequence[bytes]) -> bytes:
+    """The lines of `baggage` as one value; empty when malformed or too long."""
+    members = _members(values, MAXIMUM_BAGGAGE_BYTES, MAXIMUM_BAGGAGE_MEMBERS)
+    if all(_BAGGAGE_MEMBER.fullmatch(member) for member in members):
+        return b",".join(members)
+    return b""
+
+
+def _members(values: Sequence[bytes], maximum_bytes: int, maximum_members: int) -> list[bytes]:
+    if sum(map(len, values)) > maximum_bytes:
+        return []
+    members = [stripped for value in values for member in value.split(b",") if (stripped := member.strip(_WHITE_SPACE))]
+    # Joining lines adds a comma each, so the bound is checked on what would be sent.
+    if len(members) > maximum_members or sum(map(len, members)) + len(members) - 1 > maximum_bytes:
+        return []
+    return members
+
+
+def _lines(tracestate: bytes, baggage: bytes) -> bytes:
+    lines = b"tracestate: %b\r\n" % tracestate if tracestate else b""
+    return lines + b"baggage: %b\r\n" % baggage if baggage else lines

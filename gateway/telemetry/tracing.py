@@ -1,0 +1,206 @@
+"""Traces: the decision what to record, and the export that can never hold a request up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from gateway.settings import TraceSettings
+from gateway.telemetry.observation import Observation
+from gateway.telemetry.spans import SpanBuilder
+from gateway.telemetry.trace_context import Propagator, Trace, new_span_id
+
+__all__ = ["Trace", "Tracer"]
+
+MAXIMUM_QUEUED_SPANS = 8192
+# Encoding takes 35 us a span in a thread that shares the interpreter with the event loop: 64 spans are less than one switch interval
+# (5 ms), so a request never waits longer for the interpreter than that.
+EXPORT_BATCH_SPANS = 64
+EXPORT_DELAY_MILLISECONDS = 1000.0
+EXPORT_TIMEOUT_SECONDS = 5.0
+
+
+class Recorder(Protocol):
+    """Where a finished request goes, to become spans or not."""
+
+    @property
+    def dropped(self) -> int: ...
+
+    def record(self, observation: Observation) -> None: ...
+
+    def shutdown(self, timeout_seconds: float) -> None: ...
+
+
+class Tracer:
+    """Starts and finishes the trace of each request.
+
+    Whether a trace is sampled is decided at its start and told to the upstream. `always_errors`, `always_denials` and `always_slow` are
+    decided at the end, for our own spans only: such a trace has flag 00 upstream, so it shows the gateway's spans and perhaps no others.
+
+    Args:
+        settings: an empty `endpoint` means that nothing is recorded; propagation is always done.
+        version, replica: told with every span.
+        exporter: takes the place of the OTLP/HTTP exporter (and of `endpoint`).
+    """
+
+    __slots__ = ("_propagator", "_recorder")
+
+    def __init__(self, settings: TraceSettings, *, version: str, replica: str, exporter: SpanExporter | None = None) -> None:
+        self._propagator = Propagator(settings.trust, settings.sample_ratio)
+        self._recorder: Recorder = NoRecorder()
+        if exporter is None and settings.endpoint:
+            exporter = OTLPSpanExporter(endpoint=_traces_url(settings.endpoint), timeout=EXPORT_TIMEOUT_SECONDS)
+        if exporter is not None:
+            builder = SpanBuilder(service_name=settings.service_name, version=version, replica=replica)
+            self._recorder = SpanRecorder(settings, builder, SpanQueue(exporter))
+
+    def start(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
+        """The trace of a request that came with these field values, one list item a line; bad input starts a new trace."""
+        return self._propagator.start(traceparent, tracestate, baggage)
+
+    def new_span_id(self) -> int:
+        """For the CLIENT span of a try."""
+        return new_span_id()
+
+    def finish(self, observation: Observation) -> None:
+        """Record the request when it was sampled or a rule says so. Never waits."""
+        self._recorder.record(observation)
+
+    @property
+    def dropped(self) -> int:
+        """Spans that were lost since the start: queue full, or refused by the receiver."""
+        return self._recorder.dropped
+
+    def shutdown(self, timeout_seconds: float) -> None:
+        """Export what is queued, for at most so long. Blocks: call it from a thread when the event loop still has work."""
+        self._recorder.shutdown(timeout_seconds)
+
+
+class NoRecorder:
+    """Records nothing: there is nowhere to send it."""
+
+    __slots__ = ()
+
+    dropped = 0
+
+    def record(self, observation: Observation) -> None:
+        pass
+
+    def shutdown(self, timeout_seconds: float) -> None:
+        pass
+
+
+class SpanRecorder:
+    """Applies the tail rules and turns what passes into spans."""
+
+    __slots__ = ("_always_denials", "_builder", "_error_status", "_queue", "_slow_ns")
+
+    def __init__(self, settings: TraceSettings, builder: SpanBuilder, queue: SpanQueue) -> None:
+        self._builder = builder
+        self._queue = queue
+        # A rule that is off is a bound that nothing reaches.
+        self._error_status = 500 if settings.always_errors else 1000
+        self._slow_ns = round(settings.always_slow * 1e9) if settings.always_slow > 0 else 1 << 63
+        self._always_denials = settings.always_denials
+
+    def record(self, observation: Observation) -> None:
+        if observation.trace.sampled or self._is_kept(observation):
+            self._queue.put(self._builder, observation)
+
+    def _is_kept(self, observation: Observation) -> bool:
+        return (
+            observation.status >= self._error_status
+            or (observation.denied and self._always_denials)
+            or observation.ended_ns - observation.started_ns >= self._slow_ns
+        )
+
+    @property
+    def dropped(self) -> int:
+        return self._queue.dropped
+
+    def shutdown(self, timeout_seconds: float) -> None:
+        self._queue.shutdown(timeout_seconds)
+
+
+class SpanQueue:
+    """The SDK's batch processor, with what it lacks: drops that are counted instead of logged one by one, and an end in bounded time."""
+
+    def __init__(self, exporter: SpanExporter, maximum_spans: int = MAXIMUM_QUEUED_SPANS) -> None:
+        self._maximum_spans = maximum_spans
+        self._exporter = CountingExporter(exporter)
+        self._processor = BatchSpanProcessor(
+            self._exporter,
+            max_queue_size=maximum_spans,
+            schedule_delay_millis=EXPORT_DELAY_MILLISECONDS,
+            max_export_batch_size=min(EXPORT_BATCH_SPANS, maximum_spans),
+        )
+        # Global state, changed by the request path only
+        self._accepted = 0
+        self._refused = 0
+
+    @property
+    def dropped(self) -> int:
+        """Spans that found the queue full, that the receiver did not take, or that were still waiting at the end."""
+        return self._refused + self._exporter.failed
+
+    def put(self, builder: SpanBuilder, observation: Observation) -> None:
+        """Queue all spans of the request, or none of them: half a trace misleads."""
+        count = 1 + len(observation.tries)
+        if self._accepted + count - self._exporter.taken > self._maximum_spans:
+            self._refused += count
+            return
+        self._accepted += count
+        put = self._processor.on_end
+        for span in builder.build(observation):
+            put(span)
+
+    def shutdown(self, timeout_seconds: float) -> None:
+        # The processor's own shutdown waits up to 30 s, without an argument to say otherwise.
+        flush = threading.Thread(target=self._processor.shutdown, name="span-flush", daemon=True)
+        flush.start()
+        flush.join(timeout_seconds)
+        if flush.is_alive():
+            # Ends the exporter's waits between retries; a receiver that hangs keeps a daemon thread, which holds no exit up.
+            self._exporter.shutdown()
+        self._refused += max(0, self._accepted - self._exporter.taken)
+        self._accepted = self._exporter.taken
+
+
+class CountingExporter(SpanExporter):
+    """Counts what goes through another exporter. Changed by the export thread only, read by all."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._lock = threading.Lock()
+        self._closed = False
+        self.taken = 0
+        self.failed = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.taken += len(spans)
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            if result is not SpanExportResult.SUCCESS:
+                self.failed += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        """Close the other exporter, once, whoever comes first."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _traces_url(endpoint: str) -> str:
+    return endpoint.rstrip("/") + "/v1/traces"
