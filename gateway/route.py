@@ -90,7 +90,7 @@ class Service:
 class HeaderRules:
     """Fields to set and to remove, applied after ours. Names are lower case."""
 
-    set: Mapping[str, str] = field(default=NO_HEADERS, hash=False)
+    set: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, hash=False)
     remove: tuple[str, ...] = ()
 
 
@@ -153,7 +153,7 @@ class Route:
     target: str | Local
     methods: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default=NO_HEADERS, hash=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, hash=False)
     rewrite: str = ""
     strip_prefix: str = ""
     add_prefix: str = ""
