@@ -1,0 +1,118 @@
+"""One demonstration service as a process: `python -m gateway.demo.services patients --port 9001`.
+
+Every answer names the instance that gave it in `X-Served-By`, so that balancing can be seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.demo.applications import claims, patients, policies
+
+SERVICES: Final[Mapping[str, Callable[[], Starlette]]] = {"patients": patients, "claims": claims, "policies": policies}
+
+#: linux/prctl.h
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How one service runs.
+
+    Args:
+        service: a name of `SERVICES`.
+        host, port: where it listens; port 0 takes a free one.
+        instance: its name in `X-Served-By`; service, host name and port when empty.
+        listener: number of an inherited listening socket, which is used instead of host and port; -1 for none.
+        parent: process whose end also ends this one; 0 for none.
+    """
+
+    service: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    instance: str = ""
+    listener: int = -1
+    parent: int = 0
+
+
+class ServedBy:
+    """Adds `X-Served-By` to every answer of an ASGI app."""
+
+    def __init__(self, app: ASGIApp, instance: str) -> None:
+        self._app = app
+        self._instance = instance
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Served-By"] = self._instance
+            await send(message)
+
+        await self._app(scope, receive, named)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 3 when the address can't be used."""
+    options = _options(arguments)
+    if options.parent:
+        _end_with(options.parent)
+    try:
+        listener = _listener(options)
+    except OSError as exc:
+        print(f"{options.service}: cannot listen on {options.host}:{options.port}: {os.strerror(exc.errno or 0)}", file=sys.stderr)
+        return 3
+    _serve(options, listener)
+    return 0
+
+
+def _serve(options: Options, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    app = ServedBy(SERVICES[options.service](), options.instance or f"{options.service}-{socket.gethostname()}-{port}")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listener(options: Options) -> socket.socket:
+    if options.listener >= 0:
+        return socket.socket(fileno=options.listener)
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    return socket.create_server((options.host, options.port), family=family, backlog=1024)
+
+
+def _end_with(parent: int) -> None:
+    """Ask the kernel to end this process when its parent ends, however that happens. Only Linux offers this."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before we asked
+        sys.exit(0)
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="python -m gateway.demo.services", description="Run one service of the demonstration.")
+    parser.add_argument("service", choices=sorted(SERVICES))
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument("--instance", default="", help="name in X-Served-By (default: service, host name and port)")
+    parser.add_argument("--listener", type=int, default=-1, help="inherited listening socket to use instead of an address")
+    parser.add_argument("--parent", type=int, default=0, help="process whose end also ends this service (Linux)")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
