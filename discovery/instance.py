@@ -21,6 +21,7 @@ class Instance:
         weight: relative share of the requests, at least 1.
         scheme: how to speak to it.
         tags, meta: as registered.
+        health: worst of its checks, among the states in which it is used.
     """
 
     id: str
@@ -29,7 +30,8 @@ class Instance:
     weight: int = 1
     scheme: Literal["http", "https"] = "http"
     tags: tuple[str, ...] = ()
-    meta: Mapping[str, str] = field(default=NOTHING, hash=False)
+    meta: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
+    health: Literal["passing", "warning"] = "passing"
 
     @property
     def address(self) -> str:
@@ -62,6 +64,10 @@ class ConsulAgent:
         datacenter: default of the queries that name none.
         wait_seconds: length of a blocking query.
         warning: whether instances with a warning check are used, with `Weights.Warning`.
+        loopback: whether instances on loopback addresses are used (link-local addresses never are). `auto` accepts them when both the
+            agent and the node that registered the instance are on loopback: everything on one machine. Elsewhere such an address would
+            lead the gateway to itself.
+        ca_file, certificate_file, key_file: PEM files for `https`; the system's authorities and no client certificate when empty.
     """
 
     url: str = "http://127.0.0.1:8500"
@@ -69,6 +75,10 @@ class ConsulAgent:
     datacenter: str = ""
     wait_seconds: float = 55.0
     warning: bool = False
+    loopback: Literal["auto", "allow", "refuse"] = "auto"
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

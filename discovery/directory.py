@@ -1,0 +1,344 @@
+"""What is known about services now. Discovery pushes, requests read: a pick touches memory only.
+
+One task a service listens to its source and swaps the service's snapshot whole. The live state of an address is kept apart from
+snapshots, shared by all services that use the address, and dropped when nobody uses it and its last request is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from discovery.balance import Balancer, Empty, balancer
+from discovery.endpoint import Endpoint
+from discovery.instance import Balance, Instance
+from discovery.source import Failed, Found, Source, Update
+
+logger = logging.getLogger("discovery")
+
+#: How long `start()` waits for sources that do not answer; the gateway then starts without them and is not ready.
+FIRST_RESULT_SECONDS = 5.0
+#: Pause before a source that raised (a bug, or a host out of memory) is asked again.
+RESTART_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A service as the directory sees it: where its instances come from, and how to choose among them."""
+
+    source: Source
+    balance: Balance = field(default_factory=Balance)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The instances of a service at one moment. Swapped whole, never changed.
+
+    Args:
+        instances: one for each endpoint, in the same order.
+        endpoints: live state of the instances.
+        balancer: chooses among the endpoints.
+        version: counts the changes of `instances`; 0 before the first answer.
+        updated_at: when `instances` last changed, seconds since the epoch; 0 before the first answer.
+        confirmed_at: when the source last said that they are right.
+        error: why the source could not say so the last time; empty when it could.
+        rejected: registrations that can't be used, with reasons.
+        last_contact_seconds, known_leader: see `Found`.
+    """
+
+    instances: tuple[Instance, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    balancer: Balancer = field(default_factory=Empty)
+    version: int = 0
+    updated_at: float = 0.0
+    confirmed_at: float = 0.0
+    error: str = ""
+    rejected: tuple[str, ...] = ()
+    last_contact_seconds: float = 0.0
+    known_leader: bool = True
+
+    @property
+    def stale(self) -> bool:
+        """Whether the instances are those of an earlier answer, or of a server that may lag behind."""
+        return bool(self.error) or not self.known_leader
+
+
+class ServiceView:
+    """A service for the request path, which holds on to it: the same object across updates, and across reloads that keep the service."""
+
+    __slots__ = ("_answered", "name", "snapshot")
+
+    def __init__(self, name: str, snapshot: Snapshot) -> None:
+        self.name = name
+        #: Only the directory sets it.
+        self.snapshot = snapshot
+        self._answered = asyncio.Event()
+        if snapshot.version:
+            self._answered.set()
+
+    def __repr__(self) -> str:
+        snapshot = self.snapshot
+        return f"<ServiceView {self.name} v{snapshot.version} instances={len(snapshot.instances)}{' stale' if snapshot.stale else ''}>"
+
+    def pick(self, key: bytes | None = None, exclude: Container[Endpoint] = ()) -> Endpoint | None:
+        """An endpoint for a request, or None when there is none or all are excluded. See `Balancer.pick`."""
+        return self.snapshot.balancer.pick(key, exclude)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the source has answered since the service is known."""
+        return self._answered.is_set()
+
+    async def first_answer(self) -> None:
+        """Wait until the source has answered."""
+        await self._answered.wait()
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """For the directory: show this from now on."""
+        self.snapshot = snapshot
+        if snapshot.version:
+            self._answered.set()
+
+
+@dataclass(slots=True)
+class _Watch:
+    watched: Watched
+    view: ServiceView
+    task: asyncio.Task[None]
+
+
+def _ignore_view(view: ServiceView) -> None:
+    """Nobody wants to know."""
+
+
+def _ignore_endpoint(endpoint: Endpoint) -> None:
+    """Nobody wants to know."""
+
+
+class Directory:
+    """All services, and the live state of all addresses.
+
+    Args:
+        services: by name; `replace()` changes them later.
+        on_change: called after a service's instances, or its error, have changed.
+        on_left: called with an endpoint that no service has any more and that is idle, so that its connections are closed.
+        clock: seconds since the epoch.
+
+    Callbacks run on the event loop and must not raise.
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, Watched],
+        *,
+        on_change: Callable[[ServiceView], None] = _ignore_view,
+        on_left: Callable[[Endpoint], None] = _ignore_endpoint,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._services = dict(services)
+        self._on_change = on_change
+        self._on_left = on_left
+        self._clock = clock
+        # State, owned by the event loop's thread
+        self._watches: dict[str, _Watch] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+
+    def __repr__(self) -> str:
+        return f"<Directory services={len(self._watches)} endpoints={len(self._endpoints)}>"
+
+    async def start(self, timeout: float = FIRST_RESULT_SECONDS) -> tuple[str, ...]:
+        """Begin to watch every service.
+
+        Args:
+            timeout: longest wait for first answers, seconds. Watching goes on behind whatever happens.
+
+        Returns:
+            the services that have not answered yet.
+        """
+        return await self.replace(self._services, timeout)
+
+    async def replace(self, services: Mapping[str, Watched], timeout: float = FIRST_RESULT_SECONDS) -> tuple[str, ...]:
+        """Watch these services from now on. Services that have not changed keep their view and their watch.
+
+        A service that is found elsewhere or balanced otherwise gets a new view, which starts with the instances known so far only if its
+        source is the same. Arguments and result are those of `start()`.
+        """
+        before = self._watches
+        self._services = dict(services)
+        self._watches = {name: self._watch(name, watched, before.get(name)) for name, watched in services.items()}
+        kept = {id(watch) for watch in self._watches.values()}
+        await _cancel(watch.task for watch in before.values() if id(watch) not in kept)
+        # Only now: an address that moved from one service to another keeps its live state.
+        unanswered = await self._first_answers(timeout)
+        self._drop_unused()
+        return unanswered
+
+    async def close(self) -> None:
+        """Stop watching. Snapshots stay readable for requests that are under way."""
+        watches, self._watches = self._watches, {}
+        await _cancel(watch.task for watch in watches.values())
+
+    def service(self, name: str) -> ServiceView:
+        """The view of a service, to be held by the request path.
+
+        Raises:
+            KeyError: the directory has no such service, or is not started.
+        """
+        return self._watches[name].view
+
+    @property
+    def ready(self) -> bool:
+        """Whether every service has been answered for, be it with no instance."""
+        return all(watch.view.answered for watch in self._watches.values())
+
+    def describe(self) -> list[dict[str, object]]:
+        """Every service with its instances and their live state, ages in seconds, as plain values for the admin API."""
+        now = self._clock()
+        return [_describe(watch, now) for watch in self._watches.values()]
+
+    def _watch(self, name: str, watched: Watched, before: _Watch | None) -> _Watch:
+        if before is not None and before.watched == watched:
+            return before
+        snapshot = Snapshot()
+        if before is not None and before.watched.source == watched.source:
+            old = before.view.snapshot
+            snapshot = replace(old, balancer=_balancer(watched.balance, old.endpoints, old.instances))
+        view = ServiceView(name, snapshot)
+        return _Watch(watched, view, asyncio.create_task(self._listen(watched, view), name=f"discovery {name}"))
+
+    async def _listen(self, watched: Watched, view: ServiceView) -> None:
+        while True:
+            try:
+                return await watched.source.watch(lambda update: self._publish(watched.balance, view, update))
+            except Exception as error:
+                logger.exception("the watch of service %r broke down; it is started again", view.name)
+                self._publish(watched.balance, view, Failed(f"{type(error).__name__}: {error}"))
+            await asyncio.sleep(RESTART_SECONDS)
+
+    async def _first_answers(self, timeout: float) -> tuple[str, ...]:
+        views = [watch.view for watch in self._watches.values()]
+        try:
+            async with asyncio.timeout(timeout):
+                for view in views:
+                    await view.first_answer()
+        except TimeoutError:
+            pass
+        return tuple(view.name for view in views if not view.answered)
+
+    def _publish(self, balance: Balance, view: ServiceView, update: Update) -> None:
+        before = view.snapshot
+        if isinstance(update, Failed):
+            view.swap(replace(before, error=update.reason))
+        else:
+            view.swap(self._next(balance, before, update))
+        after = view.snapshot
+        if after.version != before.version or after.error != before.error:
+            if after.version != before.version:
+                self._drop_unused()
+            self._on_change(view)
+
+    def _next(self, balance: Balance, before: Snapshot, found: Found) -> Snapshot:
+        now = self._clock()
+        instances = _distinct(found.instances)
+        after = replace(
+            before,
+            confirmed_at=now,
+            error="",
+            rejected=found.rejected,
+            last_contact_seconds=found.last_contact_seconds,
+            known_leader=found.known_leader,
+        )
+        if before.version and instances == before.instances:
+            return after
+        endpoints = tuple(map(self._endpoint, instances))
+        return replace(
+            after,
+            instances=instances,
+            endpoints=endpoints,
+            balancer=_balancer(balance, endpoints, instances),
+            version=before.version + 1,
+            updated_at=now,
+        )
+
+    def _endpoint(self, instance: Instance) -> Endpoint:
+        key = (instance.scheme, instance.address)
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            endpoint = self._endpoints[key] = Endpoint(instance)
+        endpoint.instance = instance
+        endpoint.on_idle = None
+        return endpoint
+
+    def _drop_unused(self) -> None:
+        used = {endpoint for watch in self._watches.values() for endpoint in watch.view.snapshot.endpoints}
+        for endpoint in [endpoint for endpoint in self._endpoints.values() if endpoint not in used]:
+            endpoint.on_idle = self._drop
+            if endpoint.active == 0:
+                self._drop(endpoint)
+
+    def _drop(self, endpoint: Endpoint) -> None:
+        # A request that read the old snapshot may still come and go afterwards, so this may be called again, when the address may have
+        # come back as another endpoint.
+        key = (endpoint.scheme, endpoint.address)
+        if self._endpoints.get(key) is endpoint:
+            del self._endpoints[key]
+        self._on_left(endpoint)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _balancer(balance: Balance, endpoints: tuple[Endpoint, ...], instances: tuple[Instance, ...]) -> Balancer:
+    return balancer(balance.policy, endpoints, [instance.weight for instance in instances])
+
+
+def _distinct(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    """Without those whose address an earlier one has: a service that was registered twice is still one place."""
+    by_address: dict[tuple[str, str], Instance] = {}
+    for instance in instances:
+        by_address.setdefault((instance.scheme, instance.address), instance)
+    return tuple(by_address.values())
+
+
+def _describe(watch: _Watch, now: float) -> dict[str, object]:
+    snapshot = watch.view.snapshot
+    return {
+        "name": watch.view.name,
+        "source": str(watch.watched.source),
+        "balance": watch.watched.balance.policy,
+        "version": snapshot.version,
+        "stale": snapshot.stale,
+        "error": snapshot.error,
+        "updated_seconds_ago": _age(snapshot.updated_at, now),
+        "confirmed_seconds_ago": _age(snapshot.confirmed_at, now),
+        "known_leader": snapshot.known_leader,
+        "last_contact_seconds": snapshot.last_contact_seconds,
+        "rejected": list(snapshot.rejected),
+        "instances": [_describe_instance(*pair) for pair in zip(snapshot.instances, snapshot.endpoints, strict=True)],
+    }
+
+
+def _describe_instance(instance: Instance, endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "id": instance.id,
+        "address": instance.address,
+        "scheme": instance.scheme,
+        "weight": instance.weight,
+        "health": instance.health,
+        "tags": list(instance.tags),
+        "active": endpoint.active,
+        "requests": endpoint.requests,
+        "failures": endpoint.failures,
+        "latency_seconds": round(endpoint.latency_seconds, 6),
+    }
+
+
+def _age(moment: float, now: float) -> float | None:
+    return round(now - moment, 3) if moment else None
