@@ -29,8 +29,8 @@ class Try:
 class Observation:
     """Facts of one request.
 
-    `started_ns`/`ended_ns` are `time.time_ns()`. `scheme` is how the client spoke to us. `route` is None when nothing matched. `code` is the
-    error code of CONTRACT section 5, empty when the request was admitted and answered; `reason` is the finer word for records. `limits`
+    `started_ns`/`ended_ns` are `time.time_ns()`. `scheme` is how the client spoke to us. `route` is None when nothing matched. `code` is
+    the error code of CONTRACT section 5, empty when the request was admitted and answered; `reason` is the finer word for records. `limits`
     are (name, remaining), `limited` the names of those that refused. `service` is empty for local targets. `denied` is True when a step
     before the target refused. `request_bytes` and `response_bytes` count bodies. `peer_ip` is the socket's, `client_ip` what trusted
     proxies said.

@@ -1,0 +1,60 @@
+"""The access log: one line a request, for people and log pipelines. Unlike the audit it is allowed to lose lines."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gateway.telemetry.lines import LineWriter
+from gateway.telemetry.observation import Observation
+from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, word
+
+
+class AccessLog:
+    """Writes access lines; drops them while the writer is full, which the writer counts.
+
+    Args:
+        writer: where lines go.
+        format: `json`, or `text`: time, client, subject, "method route", status, bytes, milliseconds, service/instance, trace, request.
+    """
+
+    def __init__(self, writer: LineWriter, *, format: Literal["json", "text"]) -> None:  # noqa: A002
+        self._offer = writer.offer
+        self._time = TimeText()
+        self._line = {"json": self._json_line, "text": self._text_line}[format]
+
+    def observe(self, observation: Observation) -> None:
+        """Write the line of a request."""
+        self._offer(self._line(observation))
+
+    def _json_line(self, observation: Observation) -> bytes:
+        route = observation.route
+        principal = observation.principal
+        tries = observation.tries
+        return json_line(
+            {
+                "time": self._time.format(observation.ended_ns),
+                "method": observation.method[:MAXIMUM_TEXT],
+                "route": None if route is None else route.path,
+                "status": observation.status,
+                "duration_ms": milliseconds(observation.started_ns, observation.ended_ns),
+                "bytes": observation.response_bytes,
+                "client_ip": observation.client_ip,
+                "subject": None if principal is None else principal.subject,
+                "service": observation.service or None,
+                "instance": tries[-1].instance if tries else None,
+                "trace_id": observation.trace.trace_id_hex,
+                "request_id": observation.request_id[:MAXIMUM_TEXT],
+            }
+        )
+
+    def _text_line(self, observation: Observation) -> bytes:
+        route = observation.route
+        principal = observation.principal
+        instance = observation.tries[-1].instance if observation.tries else ""
+        line = (
+            f"{self._time.format(observation.ended_ns)} {word(observation.client_ip)} {word(principal.subject if principal else '')} "
+            f'"{word(observation.method)} {route.path if route is not None else "-"}" {observation.status} {observation.response_bytes} '
+            f"{milliseconds(observation.started_ns, observation.ended_ns):.3f} {word(observation.service)}/{word(instance)} "
+            f"{observation.trace.trace_id_hex} {word(observation.request_id)}\n"
+        )
+        return line.encode("ascii", "backslashreplace")

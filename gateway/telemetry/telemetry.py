@@ -1,0 +1,164 @@
+"""Everything that is told about requests, in one object: metrics, audit, access log and spans."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from opentelemetry.sdk.trace.export import SpanExporter
+from prometheus_client import ProcessCollector
+
+from gateway.settings import AuditSettings, TelemetrySettings
+from gateway.telemetry import exposition
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.audit import NO_DETAIL, Audit, EventKind
+from gateway.telemetry.lines import LineWriter
+from gateway.telemetry.loop_lag import LoopLag
+from gateway.telemetry.metrics import Labels, Metrics, Source
+from gateway.telemetry.observation import Observation
+from gateway.telemetry.tracing import Tracer
+
+logger = logging.getLogger(__name__)
+
+Values = Iterable[tuple[Labels, float]]
+
+
+class RequestObserver(Protocol):
+    """Somebody who is told about each finished request."""
+
+    def __call__(self, observation: Observation) -> None: ...
+
+
+class Telemetry:
+    """What the pipeline, the admin site and the application hold.
+
+    Called by the event loop's thread, except `render`, which any thread may call.
+
+    Args:
+        settings: what is told apart from the audit.
+        audit: where audit records go.
+        version, replica: told in spans and records. `replica` names this process, so that no two share an audit sequence.
+        sources: metrics of other parts, such as `endpoints_source(...)`; read at each scrape, so they may be filled later.
+        exporter: takes the place of the OTLP exporter.
+
+    Raises:
+        ConfigError: a sink is unknown or can't be opened.
+    """
+
+    def __init__(
+        self,
+        settings: TelemetrySettings,
+        audit: AuditSettings,
+        *,
+        version: str,
+        replica: str,
+        sources: Sequence[Source] = (),
+        exporter: SpanExporter | None = None,
+    ) -> None:
+        self._writers: dict[str, LineWriter] = {}
+        self._failures: dict[str, int] = {}
+        self._lag = LoopLag()
+        self._watch: asyncio.Task[None] | None = None
+        self.audit = Audit([self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink)], format=audit.format, replica=replica)
+        observers: dict[str, RequestObserver] = {"audit": self.audit.observe} if audit.sink else {}
+        access_log = settings.access_log
+        if access_log.format != "off":
+            observers["access_log"] = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format).observe
+        self.tracer = Tracer(settings.traces, version=version, replica=replica, exporter=exporter)
+        self.metrics = Metrics([*self._own_sources(), *sources])
+        observers["traces"] = self.tracer.finish
+        if settings.prometheus:
+            observers["metrics"] = self.metrics.observe
+        self._observers = tuple(observers.items())
+        self._collector = exposition.Collectors([self.metrics, ProcessCollector(registry=None)])
+
+    @property
+    def accepting(self) -> bool:
+        """False while the audit is full: then a request is answered with 503 `overloaded`, because it couldn't be recorded (AU-5)."""
+        return not self.audit.full
+
+    def start(self) -> None:
+        """Begin to sample the running event loop's lag."""
+        self._watch = asyncio.get_running_loop().create_task(self._lag.watch(), name="event-loop-lag")
+
+    def observe(self, observation: Observation) -> None:
+        """Tell everybody about a finished request. Never raises: who fails is counted, and reported once."""
+        for name, observe in self._observers:
+            try:
+                observe(observation)
+            except Exception as error:
+                self._failed(name, error)
+
+    def event(self, kind: EventKind, detail: Mapping[str, object] = NO_DETAIL) -> None:
+        """Record in the audit what isn't a request: `start`, `stop`, `config`, `admin`. No secrets in `detail`. Never raises."""
+        try:
+            self.audit.event(kind, detail)
+        except Exception as error:
+            self._failed("audit", error)
+
+    def render(self, accept: str = "") -> bytes:
+        """This process's metrics; `exposition.content_type(accept)` names the format, `exposition.merge` joins several processes'."""
+        return exposition.render(self._collector, accept)
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Export the spans and write the lines that wait, all at the same time, for at most so long."""
+        if self._watch is not None:
+            self._watch.cancel()
+        # The audit's "stop" was the last line; what a sink doesn't take in time is lost, and said.
+        waits = [asyncio.to_thread(self._close_writer, writer, timeout_seconds) for writer in self._writers.values()]
+        await asyncio.gather(asyncio.to_thread(self.tracer.shutdown, timeout_seconds), *waits)
+
+    def _close_writer(self, writer: LineWriter, timeout_seconds: float) -> None:
+        lost = writer.close(timeout_seconds)
+        if lost:
+            logger.error("sink %s lost %d lines at the end", writer.sink, lost)
+
+    def _writer(self, sink: str, *, durable: bool) -> LineWriter:
+        # One writer a sink, so that records of the audit and lines of the access log can't be mixed within a line.
+        if sink not in self._writers:
+            self._writers[sink] = LineWriter(sink, durable=durable)
+        return self._writers[sink]
+
+    def _failed(self, name: str, error: Exception) -> None:
+        count = self._failures[name] = self._failures.get(name, 0) + 1
+        if count == 1:
+            logger.error("%s failed on a request; further failures are only counted", name, exc_info=error)
+
+    # Metric sources
+
+    def _own_sources(self) -> Sequence[Source]:
+        return (
+            Source("gateway_audit_dropped_total", "Audit records that were lost.", "counter", (), self._read_audit_dropped),
+            Source("gateway_sink_dropped_total", "Lines that a full sink dropped.", "counter", ("sink",), self._read_sink_dropped),
+            Source("gateway_sink_errors_total", "Failed writes to a sink.", "counter", ("sink",), self._read_sink_errors),
+            Source("gateway_sink_waiting_bytes", "Bytes that wait for a sink.", "gauge", ("sink",), self._read_sink_waiting),
+            Source("gateway_spans_dropped_total", "Spans that were not exported.", "counter", (), self._read_spans_dropped),
+            Source(
+                "gateway_telemetry_failures_total",
+                "Requests that a part failed on.",
+                "counter",
+                ("part",),
+                self._read_failures,
+            ),
+            Source("gateway_event_loop_lag_seconds", "Greatest lag of the event loop in the last 15 s.", "gauge", (), self._lag.read),
+        )
+
+    def _read_audit_dropped(self) -> Values:
+        return (((), self.audit.dropped + self._failures.get("audit", 0)),)
+
+    def _read_sink_dropped(self) -> Values:
+        return [((sink,), writer.dropped) for sink, writer in self._writers.items()]
+
+    def _read_sink_errors(self) -> Values:
+        return [((sink,), writer.write_errors) for sink, writer in self._writers.items()]
+
+    def _read_sink_waiting(self) -> Values:
+        return [((sink,), writer.waiting_bytes) for sink, writer in self._writers.items()]
+
+    def _read_spans_dropped(self) -> Values:
+        return (((), self.tracer.dropped),)
+
+    def _read_failures(self) -> Values:
+        return [((name,), count) for name, count in list(self._failures.items())]
