@@ -87,13 +87,14 @@ class ClaimNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuer:
-    """A token issuer that is trusted. Exactly one of `jwks_url`, `jwks_file`, `secret` and `discovery` is set.
+    """A token issuer that is trusted. Exactly one of `jwks_url`, `jwks_file`, `jwks`, `secret` and `discovery` is set.
 
     Args:
         name: ours, for records and messages.
         issuer: the exact `iss`.
         audience: a token must name at least one of them.
         algorithms: exact JWS names; never `none`; HS* never together with others.
+        jwks: a JWK Set document, for issuers that are made at start.
         discovery: take `jwks_uri` from `issuer`/.well-known/openid-configuration.
         leeway, maximum_lifetime: seconds; `maximum_lifetime` 0 for no bound.
         development_key_file: private key of a development issuer, which `gateway token` may sign with.
@@ -105,6 +106,7 @@ class Issuer:
     algorithms: tuple[str, ...] = ("RS256",)
     jwks_url: str = ""
     jwks_file: str = ""
+    jwks: bytes = b""
     secret: bytes = field(default=b"", repr=False)
     discovery: bool = False
     leeway: float = 30.0
