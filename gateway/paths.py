@@ -18,14 +18,15 @@ route. The query is checked for control characters, spaces, `#` and bytes outsid
 from __future__ import annotations
 
 import re
-import string
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import MalformedMessage
 
-# RFC 3986 pchar without `%` and `;`, plus the separator. Everything that needs a second look is outside.
-_PLAIN = (string.ascii_letters + string.digits + "-._~!$&'()*+,=:@/").encode()
+# Segments of RFC 3986 pchar without `%` and `;`, none empty but the last, none that starts with a dot: such a path has a single reading,
+# whoever reads it. Everything else gets a second look.
+_PCHARS = rb"(?!\.)[A-Za-z0-9._~!$&'()*+,=:@-]+"
+_is_plain = re.compile(rb"/(?:" + _PCHARS + rb"/)*(?:" + _PCHARS + rb")?").fullmatch
 # What may stand in a query: every visible ASCII character but `#`. Lenient where RFC 3986 is strict (`|`, `{`), as browsers send those.
 _VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != 0x23)
 _PATH_ALLOWED = bytes(byte for byte in _VISIBLE if byte not in b"\\;?")
@@ -90,10 +91,7 @@ def canonical(path: bytes) -> str:
     Raises:
         MalformedMessage: the path is ambiguous or malformed; see the module's list.
     """
-    # Dot segments need a `/.`, so a path without one, without `//` and without special bytes has a single reading.
-    if path.startswith(b"/") and b"/." not in path and b"//" not in path and not path.translate(None, _PLAIN):
-        return path.decode("ascii")
-    return _examined(path)
+    return path.decode("ascii") if _is_plain(path) else _examined(path)
 
 
 def _refusal(detail: str, reason: str) -> MalformedMessage:

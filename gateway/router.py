@@ -138,10 +138,12 @@ class _Candidate(Generic[V]):
 class _Leaf(Generic[V]):
     """The routes that end at one place of the tree. `by_method` and `others` hold them in order of preference."""
 
-    __slots__ = ("by_method", "candidates", "others")
+    __slots__ = ("by_method", "candidates", "methods", "others")
 
     def __init__(self) -> None:
         self.candidates: list[_Candidate[V]] = []
+        #: What an `Allow` field says; None when it depends on header fields.
+        self.methods: tuple[str, ...] | None = None
         self.by_method: dict[str, tuple[_Candidate[V], ...]] = {}
         self.others: tuple[_Candidate[V], ...] = ()
 
@@ -152,6 +154,12 @@ class _Leaf(Generic[V]):
         named = {method for each in self.candidates for method in each.route.methods}
         self.by_method = {method: self._ranked(method) for method in sorted(named | {"HEAD", *_NEVER_IMPLIED})}
         self.others = self._ranked("")
+        plain = not any(each.headers for each in self.candidates)
+        self.methods = _methods(self.candidates) if plain else None
+
+    def allowed(self, headers: HeaderLookup) -> tuple[str, ...]:
+        """The methods of the routes whose header conditions hold."""
+        return self.methods or _methods([each for each in self.candidates if each.accepts(headers)])
 
     def _ranked(self, method: str) -> tuple[_Candidate[V], ...]:
         ranked = [(rank, each) for each in self.candidates if (rank := each.method_rank(method)) is not None]
@@ -198,8 +206,9 @@ class _Node(Generic[V]):
     def first_leaf(self, segments: list[str]) -> _Leaf[V] | None:
         """The leaf behind the best way on at every step, if that way leads to one: the first of `leaves`, in half the time."""
         node = self
-        for index in range(1, len(segments)):
-            segment = segments[index]
+        walk = iter(segments)
+        next(walk)
+        for segment in walk:
             child = node.literals.get(segment)
             if child is None:
                 for accepts, behind, takes_all in node.parameters:
@@ -280,7 +289,8 @@ class Router(Generic[V]):
         """
         segments = path.split("/")
         # The best leaf of the best host nearly always is it; the rest of the table is asked only when it is not.
-        leaf = (next(self._roots(host)) if self._names_hosts else self._any).first_leaf(segments)
+        root = (self._exact.get(host) or next(self._roots(host))) if self._names_hosts else self._any
+        leaf = root.first_leaf(segments)
         if leaf is not None:
             for candidate in leaf.by_method.get(method, leaf.others):
                 if not candidate.headers or candidate.accepts(headers):
@@ -403,13 +413,17 @@ def _host_order(route: Route) -> tuple[int, int]:
     return min(orders, default=(2, 0))
 
 
+def _methods(candidates: list[_Candidate[V]]) -> tuple[str, ...]:
+    # A dict keeps the first of equals, in order.
+    return tuple(dict.fromkeys(method for each in candidates for method in each.methods()))
+
+
 def _allowed(leaves: list[_Leaf[V]], headers: HeaderLookup) -> tuple[str, ...]:
-    candidates = [each for leaf in leaves for each in leaf.candidates if each.accepts(headers)]
-    if not candidates:
+    methods = dict.fromkeys(method for leaf in leaves for method in leaf.allowed(headers))
+    if not methods:
         raise NotFound
-    methods = [method for each in candidates for method in each.methods()]
-    # OPTIONS is answered from this table where no route takes it. A dict keeps the first of equals, in order.
-    return tuple(dict.fromkeys([*methods, "OPTIONS"]))
+    # OPTIONS is answered from this table where no route takes it.
+    return (*methods, "OPTIONS") if "OPTIONS" not in methods else tuple(methods)
 
 
 def _difference(candidate: _Candidate[V], host: str, method: str, segments: list[str], headers: HeaderLookup) -> str:
