@@ -6,7 +6,7 @@ from typing import Literal
 
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.observation import Observation
-from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, word
+from gateway.telemetry.record import TimeText, json_line, milliseconds, word
 
 
 class AccessLog:
@@ -15,11 +15,12 @@ class AccessLog:
     Args:
         writer: where lines go.
         format: `json`, or `text`: time, client, subject, "method route", status, bytes, milliseconds, service/instance, trace, request.
+        time: spells times, shared with the audit.
     """
 
-    def __init__(self, writer: LineWriter, *, format: Literal["json", "text"]) -> None:  # noqa: A002
+    def __init__(self, writer: LineWriter, *, format: Literal["json", "text"], time: TimeText) -> None:  # noqa: A002
         self._offer = writer.offer
-        self._time = TimeText()
+        self._time = time
         self._line = {"json": self._json_line, "text": self._text_line}[format]
 
     def observe(self, observation: Observation) -> None:
@@ -33,7 +34,7 @@ class AccessLog:
         return json_line(
             {
                 "time": self._time.format(observation.ended_ns),
-                "method": observation.method[:MAXIMUM_TEXT],
+                "method": observation.method,
                 "route": None if route is None else route.path,
                 "status": observation.status,
                 "duration_ms": milliseconds(observation.started_ns, observation.ended_ns),
@@ -43,7 +44,7 @@ class AccessLog:
                 "service": observation.service or None,
                 "instance": tries[-1].instance if tries else None,
                 "trace_id": observation.trace.trace_id_hex,
-                "request_id": observation.request_id[:MAXIMUM_TEXT],
+                "request_id": observation.request_id,
             }
         )
 

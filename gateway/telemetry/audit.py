@@ -30,12 +30,13 @@ class Audit:
         writers: where each record goes; every one of them gets all. None: nothing is recorded.
         format: `json`, or `text` for the one-line form.
         replica: the name of this process.
+        time: spells times, shared with the access log.
     """
 
-    def __init__(self, writers: Sequence[LineWriter], *, format: Literal["json", "text"], replica: str) -> None:  # noqa: A002
+    def __init__(self, writers: Sequence[LineWriter], *, format: Literal["json", "text"], replica: str, time: TimeText) -> None:  # noqa: A002
         self._writers = tuple(writers)
         self._replica = replica
-        self._time = TimeText()
+        self._time = time
         self._sequence = 0
         self._appends = tuple(writer.append for writer in self._writers)
         #: Records that some sink lost, because even its reserve was used up.
@@ -87,13 +88,14 @@ class Audit:
     def _json_request(self, observation: Observation) -> bytes:
         route = observation.route
         principal = observation.principal
+        tries = observation.tries
         record: dict[str, Any] = {
             "time": self._time.format(observation.ended_ns),
             "seq": self._sequence,
             "replica": self._replica,
             "event": "request",
             "trace_id": observation.trace.trace_id_hex,
-            "request_id": observation.request_id[:MAXIMUM_TEXT],
+            "request_id": observation.request_id,
             "source": {
                 "ip": observation.client_ip,
                 "port": observation.client_port,
@@ -102,20 +104,22 @@ class Audit:
             },
             "principal": None if principal is None else principal.memo.get(Audit) or _principal(principal),
             "request": {
-                "method": observation.method[:MAXIMUM_TEXT],
+                "method": observation.method,
                 "route": None if route is None else route.name,
                 "path_template": None if route is None else route.path,
                 "path_params": _allowed(observation.path_params, route.audit_path_params)
                 if route and route.audit_path_params
                 else NO_DETAIL,
-                "host": observation.host[:MAXIMUM_TEXT],
+                "host": observation.host,
                 "bytes": observation.request_bytes,
             },
             "decision": "deny" if observation.denied else "allow",
             "reason": _reason(observation) if observation.code else None,
             "limits": [{"name": name, "remaining": remaining} for name, remaining in observation.limits],
             "response": {"status": observation.status, "bytes": observation.response_bytes},
-            "upstream": _upstream(observation) if observation.service else None,
+            "upstream": {"service": observation.service, "instance": tries[-1].instance if tries else None, "attempts": len(tries)}
+            if observation.service
+            else None,
             "duration_ms": milliseconds(observation.started_ns, observation.ended_ns),
             "generation": observation.generation,
         }
@@ -145,11 +149,6 @@ def _allowed(path_params: Mapping[str, object], names: tuple[str, ...]) -> dict[
 def _reason(observation: Observation) -> str:
     """The code that the client saw, except where it hides what happened between us and an upstream (CONTRACT section 5)."""
     return observation.reason if observation.reason.startswith("upstream_") else observation.code
-
-
-def _upstream(observation: Observation) -> dict[str, object]:
-    tries = observation.tries
-    return {"service": observation.service, "instance": tries[-1].instance if tries else None, "attempts": len(tries)}
 
 
 def _add_notable(record: dict[str, Any], observation: Observation) -> None:

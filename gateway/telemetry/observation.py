@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 
 class Try:
-    """One attempt to have an upstream answer. Times are `time.time_ns()`; `error` is an `upstream_*` reason, empty when a response came."""
+    """One attempt to have an upstream answer. Times are `time.time_ns()`; `error` is an `upstream_*` reason, empty when a response came.
+    `answered` is `loop.time()` at the end of the response's header, 0 before."""
 
-    __slots__ = ("address", "ended_ns", "error", "instance", "span_id", "started_ns", "status")
+    __slots__ = ("address", "answered", "ended_ns", "error", "instance", "span_id", "started_ns", "status")
 
     def __init__(self, instance: str, address: str, span_id: int, started_ns: int) -> None:
         self.instance = instance
         self.address = address
+        self.answered = 0.0
         self.span_id = span_id
         self.started_ns = started_ns
         self.ended_ns = 0

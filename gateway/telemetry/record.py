@@ -10,21 +10,34 @@ from typing import Any
 import orjson
 
 MAXIMUM_TEXT = 256
+# PIPE_BUF: a line up to this length is never mixed with that of another process on the same pipe.
+MAXIMUM_LINE_BYTES = 4096
 _NANOSECONDS = 1_000_000_000
 # What may stand in a text line as it is: graphic ASCII. The rest, the space among it, would let a value look like two fields.
 _NOT_GRAPHIC = re.compile(r"[^!#-\[\]-~]")
 
 
 class TimeText:
-    """Times as RFC 3339 in UTC, with microseconds. Keeps the text of the last second, which is most of the work."""
+    """Times as RFC 3339 in UTC, with microseconds.
 
-    __slots__ = ("_prefix", "_second")
+    Keeps the text of the last second, which is most of the work, and the last text, because two records of one request want it.
+    """
+
+    __slots__ = ("_last_ns", "_last_text", "_prefix", "_second")
 
     def __init__(self) -> None:
         self._second = -1
         self._prefix = ""
+        self._last_ns = -1
+        self._last_text = ""
 
     def format(self, time_ns: int) -> str:
+        if time_ns != self._last_ns:
+            self._last_text = self._format(time_ns)
+            self._last_ns = time_ns
+        return self._last_text
+
+    def _format(self, time_ns: int) -> str:
         second, rest = divmod(time_ns, _NANOSECONDS)
         if second != self._second:
             self._prefix = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
@@ -38,7 +51,7 @@ def milliseconds(started_ns: int, ended_ns: int) -> float:
 
 
 def json_line(record: dict[str, Any]) -> bytes:
-    """The record as one line of JSON in plain ASCII.
+    """The record as one line of JSON in plain ASCII; every text in a line that would be very long is cut.
 
     orjson escapes quotes, backslashes and C0 controls. What it leaves as UTF-8 can still end a line (U+0085, U+2028) or drive a terminal
     (DEL, U+009B) somewhere downstream, so a line that has any of it is spelled again with escapes.
@@ -46,10 +59,15 @@ def json_line(record: dict[str, Any]) -> bytes:
     try:
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
-        line = orjson.dumps(_plain(record), option=orjson.OPT_APPEND_NEWLINE)
-    if line.isascii() and b"\x7f" not in line:
+        return _respelled(record)
+    if line.isascii() and b"\x7f" not in line and len(line) <= MAXIMUM_LINE_BYTES:
         return line
-    return json.dumps(orjson.loads(line), separators=(",", ":")).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+    return _respelled(record)
+
+
+def _respelled(record: dict[str, Any]) -> bytes:
+    plain = orjson.loads(orjson.dumps(_plain(record)))
+    return json.dumps(plain, separators=(",", ":")).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
 
 
 def word(text: str) -> str:
@@ -62,9 +80,9 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value with lone surrogates replaced, and with the text of whatever JSON has no word for."""
+    """The value with texts bounded, lone surrogates replaced, and the text of whatever JSON has no word for."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return value[:MAXIMUM_TEXT].encode("utf-8", "replace").decode()
     if isinstance(value, dict):
         return {_plain(str(name)): _plain(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

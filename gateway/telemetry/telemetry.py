@@ -18,6 +18,7 @@ from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.loop_lag import LoopLag
 from gateway.telemetry.metrics import Labels, Metrics, Source
 from gateway.telemetry.observation import Observation
+from gateway.telemetry.record import TimeText
 from gateway.telemetry.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -61,11 +62,13 @@ class Telemetry:
         self._failures: dict[str, int] = {}
         self._lag = LoopLag()
         self._watch: asyncio.Task[None] | None = None
-        self.audit = Audit([self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink)], format=audit.format, replica=replica)
+        time = TimeText()
+        audit_writers = [self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink)]
+        self.audit = Audit(audit_writers, format=audit.format, replica=replica, time=time)
         observers: dict[str, RequestObserver] = {"audit": self.audit.observe} if audit.sink else {}
         access_log = settings.access_log
         if access_log.format != "off":
-            observers["access_log"] = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format).observe
+            observers["access_log"] = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format, time=time).observe
         self.tracer = Tracer(settings.traces, version=version, replica=replica, exporter=exporter)
         self.metrics = Metrics([*self._own_sources(), *sources])
         observers["traces"] = self.tracer.finish
