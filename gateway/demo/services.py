@@ -1,6 +1,8 @@
 """One demonstration service as a process: `python -m gateway.demo.services patients --port 9001`.
 
-Every answer names the instance that gave it in `X-Served-By`, so that balancing can be seen.
+Every answer names the instance that gave it in `X-Served-By`, so that balancing can be seen. With `--consul`, or `CONSUL_HTTP_ADDR` in
+the environment, the service registers itself and stays registered as long as it lives; Consul may come and go meanwhile. Without, it is
+reached at its static address.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -38,6 +41,9 @@ class Options:
         instance: its name in `X-Served-By`; service, host name and port when empty.
         listener: number of an inherited listening socket, which is used instead of host and port; -1 for none.
         parent: process whose end also ends this one; 0 for none.
+        consul: URL, or host and port, of the agent to register at; not registered when empty.
+        advertise: address to register; the one that it listens on when empty, or, when that is every address, the one that is used to
+            reach Consul.
     """
 
     service: str
@@ -46,6 +52,8 @@ class Options:
     instance: str = ""
     listener: int = -1
     parent: int = 0
+    consul: str = ""
+    advertise: str = ""
 
 
 class ServedBy:
@@ -79,12 +87,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: Options, listener: socket.socket) -> None:
-    port = listener.getsockname()[1]
-    app = ServedBy(SERVICES[options.service](), options.instance or f"{options.service}-{socket.gethostname()}-{port}")
+    host, port = listener.getsockname()[:2]
+    app: ASGIApp = ServedBy(SERVICES[options.service](), options.instance or f"{options.service}-{socket.gethostname()}-{port}")
+    if options.consul:
+        app = _registered(app, options, host, port)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=5
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _registered(app: ASGIApp, options: Options, host: str, port: int) -> ASGIApp:
+    # Imported where they are used: Consul's client would double the start-up time of a static service.
+    from discovery.consul import agent_from_environment
+    from discovery.registration import Registration, registered
+
+    agent = agent_from_environment({**os.environ, "CONSUL_HTTP_ADDR": options.consul})
+    address = options.advertise or _reachable(host, agent.url)
+    return registered(app, Registration(options.service, port, address=address, meta={"instance": options.instance}, consul=agent))
+
+
+def _reachable(host: str, consul: str) -> str:
+    """The address by which others reach a service that listens on `host`."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    agent = urlsplit(consul)
+    with socket.socket(socket.AF_INET6 if host == "::" else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Sends nothing: it chooses the route to Consul, and with it our address.
+        probe.connect((agent.hostname or "127.0.0.1", agent.port or 8500))
+        return str(probe.getsockname()[0])
 
 
 def _listener(options: Options) -> socket.socket:
@@ -111,6 +142,9 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--instance", default="", help="name in X-Served-By (default: service, host name and port)")
     parser.add_argument("--listener", type=int, default=-1, help="inherited listening socket to use instead of an address")
     parser.add_argument("--parent", type=int, default=0, help="process whose end also ends this service (Linux)")
+    agent = os.environ.get("CONSUL_HTTP_ADDR", "")
+    parser.add_argument("--consul", default=agent, help="URL of the Consul agent to register at (default: CONSUL_HTTP_ADDR, else none)")
+    parser.add_argument("--advertise", default="", help="address to register (default: the one it listens on)")
     return Options(**vars(parser.parse_args(arguments)))
 
 
