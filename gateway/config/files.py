@@ -1,0 +1,72 @@
+"""Files that a configuration names: secrets are read, PEM and key set files are checked to be there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.config.problems import KeyPath, Report, shown
+
+#: A secret is a token or a passphrase; more than this is the wrong file.
+MAXIMUM_SECRET_BYTES = 64 * 1024
+
+
+class Files:
+    """Resolves and reads files beside a configuration.
+
+    Args:
+        directory: what relative paths are relative to.
+        report: where problems go.
+        required: False leaves files alone and secrets empty, to check a configuration away from where it runs.
+    """
+
+    def __init__(self, directory: Path, report: Report, *, required: bool = True) -> None:
+        self._directory = directory
+        self._report = report
+        self.required = required
+
+    def path(self, text: str, key: KeyPath) -> str:
+        """The absolute path of a file that exists and can be read; empty for empty text."""
+        if not text:
+            return ""
+        path = self._directory / text
+        if self.required:
+            try:
+                with path.open("rb") as file:
+                    file.read(1)
+            except (OSError, ValueError) as error:
+                self._report.add(key, f"can't read {shown(text)}: {_reason(error)}", _relative(path, text))
+        return str(path)
+
+    def secret(self, text: str, key: KeyPath) -> bytes:
+        """What is in a file, without the line break at its end; empty for empty text and after a problem."""
+        if not text or not self.required:
+            return b""
+        path = self._directory / text
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAXIMUM_SECRET_BYTES + 1)
+        except (OSError, ValueError) as error:
+            self._report.add(key, f"can't read {shown(text)}: {_reason(error)}", _relative(path, text))
+            return b""
+        content = content.removesuffix(b"\n").removesuffix(b"\r")
+        if not content or len(content) > MAXIMUM_SECRET_BYTES:
+            self._report.add(key, f"the file {shown(text)} is {'too large' if content else 'empty'}", f"1 to {MAXIMUM_SECRET_BYTES} bytes")
+            return b""
+        return content
+
+    def secret_text(self, text: str, key: KeyPath) -> str:
+        """A secret that goes into a header or a form: visible ASCII."""
+        content = self.secret(text, key)
+        if all(0x21 <= byte <= 0x7E for byte in content):
+            return content.decode("ascii")
+        self._report.add(key, f"the file {shown(text)} holds characters other than visible ASCII", "one token, without spaces")
+        return ""
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _relative(path: Path, text: str) -> str:
+    """Where a relative path was looked for."""
+    return "" if Path(text).is_absolute() else f"looked for it in {path.parent}"

@@ -1,0 +1,81 @@
+"""Services: where their instances come from and how they are used."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from discovery.instance import Balance, ConsulQuery, Instance
+from gateway.config import models, syntax
+from gateway.config.files import Files
+from gateway.config.problems import KeyPath, Report, Wrong, shown
+from gateway.route import Service, Timeouts, UpstreamTLS
+
+Policy = Literal["round_robin", "random", "least_request", "ewma", "consistent_hash"]
+
+
+def service(name: str, section: models.ServiceSection, path: KeyPath, report: Report, files: Files) -> Service:
+    """A service from its section; problems go into the report."""
+    if (section.consul is None) == (section.instances is None):
+        found = "neither consul nor instances" if section.consul is None else "both consul and instances"
+        report.add(path, f"the service has {found}", "exactly one of them")
+    return Service(
+        name=name,
+        instances=_instances(section.instances, (*path, "instances"), report) if section.instances is not None else (),
+        consul=_query(section.consul) if section.consul is not None else None,
+        balance=_balance(section.balance),
+        timeouts=Timeouts(**section.timeouts.model_dump()),
+        tls=_tls(section.tls, (*path, "tls"), report, files),
+    )
+
+
+def _query(consul: str | models.ConsulService) -> ConsulQuery:
+    if isinstance(consul, str):
+        return ConsulQuery(consul)
+    return ConsulQuery(consul.service, tuple(consul.tags), consul.datacenter)
+
+
+def _instances(entries: list[str | models.StaticInstance], path: KeyPath, report: Report) -> tuple[Instance, ...]:
+    if not entries:
+        report.add(path, "the service has no instance", "at least one URL")
+    instances: dict[str, Instance] = {}
+    for index, entry in enumerate(entries):
+        url, weight, place = (entry, 1, (*path, index)) if isinstance(entry, str) else (entry.url, entry.weight, (*path, index, "url"))
+        try:
+            instance = _instance(url, weight)
+        except Wrong as error:
+            report.wrong(place, error)
+            continue
+        if instance.id in instances:
+            report.add(place, f"the instance {shown(url)} is there twice", "each address once; weight says how much it gets")
+        instances[instance.id] = instance
+    return tuple(instances.values())
+
+
+def _instance(url: str, weight: int) -> Instance:
+    address = syntax.instance_url(url)
+    scheme: Literal["http", "https"] = "https" if address.scheme == "https" else "http"
+    unnamed = Instance("", address.host, address.port, weight, scheme)
+    return Instance(unnamed.address, address.host, address.port, weight, scheme)
+
+
+def _balance(balance: str | models.HashBalance) -> Balance:
+    if isinstance(balance, str):
+        return Balance(cast(Policy, balance))
+    return Balance("consistent_hash", balance.consistent_hash.by)
+
+
+def _tls(section: models.UpstreamTls, path: KeyPath, report: Report, files: Files) -> UpstreamTLS:
+    pair(section, path, report)
+    return UpstreamTLS(**(section.model_dump() | pem_files(section, path, files)))
+
+
+def pair(section: models.UpstreamTls | models.State | models.Consul, path: KeyPath, report: Report) -> None:
+    """A certificate and its key come together."""
+    if bool(section.certificate_file) != bool(section.key_file):
+        given, missing = ("certificate_file", "key_file") if section.certificate_file else ("key_file", "certificate_file")
+        report.add((*path, given), f"{given} is given without {missing}", "both or neither")
+
+
+def pem_files(section: models.UpstreamTls | models.State | models.Consul, path: KeyPath, files: Files) -> dict[str, str]:
+    """Absolute paths of the PEM files."""
+    return {key: files.path(getattr(section, key), (*path, key)) for key in ("ca_file", "certificate_file", "key_file")}

@@ -1,0 +1,252 @@
+"""The grammar of single values: names, header fields, hosts, addresses, keys. Pure; each function returns the value in its
+normal form or raises `Wrong` with what is allowed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from gateway import template
+from gateway.config.problems import Wrong, shown
+from gateway.errors import ConfigError
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110 section 5.6.2
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")  # RFC 6749 section 3.3
+_FIELD_VALUE = re.compile(r"[\x21-\x7e\x80-\uffff]([\x20-\x7e\x80-\uffff\t]*[\x21-\x7e\x80-\uffff])?|")
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_CLAIM = re.compile(r"[^\x00-\x20\x7f]{1,256}")
+
+_PLAIN_KEYS = ("subject", "client", "session", "client_ip", "route", "global")
+_QUALIFIED_KEYS = ("header", "claim", "path")
+
+# Fields that frame a message or belong to one connection: rules that touch them would break the framing (RFC 9110 section 7.6.1).
+_FRAMING_FIELDS = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "trailer", "http2-settings"}
+    | {"proxy-authorization", "proxy-authenticate", "content-length", "host", "expect"}
+)
+# Fields by which services know who is asking: only the gateway says that.
+_IDENTITY_FIELDS = frozenset({"x-auth-subject", "x-auth-scopes", "x-auth-issuer"})
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceAddress:
+    """Where one instance answers."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def name(text: str) -> str:
+    """A name of ours: of a route, a service, a limit."""
+    return _matched(_NAME, text, "is not a name", "letters, digits, `.`, `_`, `-`, at most 100, starting with a letter or digit")
+
+
+def method(text: str) -> str:
+    """An HTTP method, as it is sent: methods are case-sensitive (RFC 9110 section 9.1)."""
+    _matched(_TOKEN, text, "is not an HTTP method", "such as GET or POST")
+    if text in ("CONNECT", "TRACE"):
+        raise Wrong(f"the method {text} is never routed", "such as GET or POST")
+    if text.upper() != text:
+        raise Wrong(f"the method {shown(text)} is not upper case", f"{text.upper()}")
+    return text
+
+
+def field_name(text: str) -> str:
+    """A header field's name, in lower case."""
+    return _matched(_TOKEN, text, "is not a header name", "letters, digits and !#$%&'*+-.^_`|~").lower()
+
+
+def field_value(text: str) -> str:
+    """A header field's value (RFC 9110 section 5.5)."""
+    return _matched(_FIELD_VALUE, text, "is not a header value", "no line breaks or control characters, no space at the ends")
+
+
+def removable_field(text: str) -> str:
+    """A header field that a rule may remove, in lower case."""
+    lowered = field_name(text)
+    if lowered in _FRAMING_FIELDS:
+        raise Wrong(f"the header {shown(text)} belongs to the connection or the framing", "a rule can't touch it")
+    return lowered
+
+
+def settable_field(text: str) -> str:
+    """A header field that a rule may set, in lower case."""
+    lowered = removable_field(text)
+    if lowered in _IDENTITY_FIELDS:
+        raise Wrong(f"the header {shown(text)} says who was authenticated", "a rule can't set it")
+    return lowered
+
+
+def scope(text: str) -> str:
+    """An OAuth scope token."""
+    return _matched(_SCOPE, text, "is not a scope", 'printable ASCII without space, `"` and `\\`')
+
+
+def claim(text: str) -> str:
+    """A claim's name, or a dotted path to one."""
+    return _matched(_CLAIM, text, "is not a claim name", "text without spaces")
+
+
+def listen_host(text: str) -> str:
+    """An address or name to listen on."""
+    if _is_address(text.strip("[]")):
+        return text.strip("[]")
+    return _dns_name(text, "an IP address or a host name")
+
+
+def route_host(text: str) -> str:
+    """A host that a route matches, in lower case: an exact name, an IP address, or `*.suffix`."""
+    allowed = "a host name, an IP address, or *.suffix, without a port"
+    if _is_address(text.strip("[]")):
+        return text.lower()
+    return ("*." if text.startswith("*.") else "") + _dns_name(text.removeprefix("*."), allowed)
+
+
+def cidr(text: str) -> str:
+    """A block of addresses, or one address."""
+    try:
+        return str(ipaddress.ip_network(text, strict=True))
+    except ValueError as error:
+        raise Wrong(f"{shown(text)} is not a block of addresses ({error})", "such as 10.0.0.0/8 or 2001:db8::/32") from None
+
+
+def http_url(text: str) -> str:
+    """An absolute http or https URL."""
+    parts = _split(text, "http://... or https://...")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise Wrong(f"{shown(text)} is not an HTTP URL", "http://... or https://..., without a fragment")
+    return text
+
+
+def consul_url(text: str) -> str:
+    """Where the Consul agent answers."""
+    if text.startswith("unix:///") and len(text) > len("unix:///"):
+        return text
+    parts = _split(text, "http://HOST:PORT, https://HOST:PORT or unix:///PATH")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise Wrong(f"{shown(text)} is not the address of a Consul agent", "http://HOST:PORT, https://HOST:PORT or unix:///PATH")
+    if parts.username is not None:
+        raise Wrong(f"{shown(text)} has a user in it", "give the token with token_file")
+    return text.rstrip("/")
+
+
+def origin(text: str) -> str:
+    """A web origin, as browsers send it, or `*`."""
+    allowed = "https://HOST, https://HOST:PORT, or *"
+    if text == "*":
+        return text
+    parts = _split(text, allowed)
+    if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}".lower() != text or parts.username:
+        raise Wrong(f"{shown(text)} is not an origin", f"{allowed}; lower case, without a path or a slash at the end")
+    return text
+
+
+def instance_url(text: str) -> InstanceAddress:
+    """The URL of an instance: scheme, host and port, nothing else."""
+    allowed = "http://HOST:PORT or https://HOST:PORT"
+    parts = _split(text, allowed)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Wrong(f"{shown(text)} is not the URL of an instance", allowed)
+    if parts.username is not None:
+        raise Wrong(f"{shown(text)} has a user in it", allowed)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Wrong(
+            f"{shown(text)} has more than a host and a port", f"{allowed}; paths are changed with rewrite, strip_prefix or add_prefix"
+        )
+    host = parts.hostname if _is_address(parts.hostname) else _dns_name(parts.hostname, allowed)
+    if parts.port == 0:
+        raise Wrong(f"{shown(text)} has port 0", "ports 1 to 65535")
+    return InstanceAddress(parts.scheme, host, parts.port or {"http": 80, "https": 443}[parts.scheme])
+
+
+def state_url(text: str) -> str:
+    """Where the shared store is."""
+    allowed = "embedded://, embedded:///PATH, redis://, rediss://, unix:///PATH"
+    scheme, separator, rest = text.partition("://")
+    if scheme in ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster") and separator:
+        raise Wrong(f"{scheme}:// is not available yet", allowed)
+    if scheme not in ("embedded", "redis", "rediss", "unix") or not separator:
+        raise Wrong(f"{shown(text)} is not the URL of a store", allowed)
+    if scheme == "embedded" and rest and not rest.startswith("/"):
+        raise Wrong(f"{shown(text)} has no absolute path", allowed)
+    if scheme in ("redis", "rediss") and not _split(text, allowed).hostname:
+        raise Wrong(f"{shown(text)} has no host", allowed)
+    if scheme == "unix" and not rest.rpartition("@")[2].startswith("/"):
+        raise Wrong(f"{shown(text)} has no absolute path", allowed)
+    return text
+
+
+def sink(text: str) -> str:
+    """Where lines are written."""
+    if text in ("stdout", "stderr") or (text.startswith("file:/") and len(text) > len("file:/")):
+        return text
+    raise Wrong(f"{shown(text)} is not a sink", "stdout, stderr or file:/PATH")
+
+
+def limit_key(text: str) -> str:
+    """What a limit counts apart. Header names in lower case."""
+    return _key(text, _PLAIN_KEYS, _QUALIFIED_KEYS)
+
+
+def hash_key(text: str) -> str:
+    """What consistent hashing looks at. Header names in lower case."""
+    return _key(text, ("subject", "client_ip"), ("header", "path"))
+
+
+def path_template(text: str) -> str:
+    """A route's path: literal segments and parameters."""
+    template_parameters(text)
+    return text
+
+
+def template_parameters(text: str) -> tuple[str, ...]:
+    """Names of the parameters of a route's path, in order."""
+    try:
+        return template.parse(text).parameters
+    except ConfigError as error:
+        raise Wrong(str(error)) from error
+
+
+def _matched(pattern: re.Pattern[str], text: str, complaint: str, allowed: str) -> str:
+    if pattern.fullmatch(text):
+        return text
+    raise Wrong(f"{shown(text)} {complaint}", allowed)
+
+
+def _split(text: str, allowed: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        raise Wrong(f"{shown(text)} is not a URL ({error})", allowed) from None
+    if not text.isascii() or any(character <= " " or character == "\x7f" for character in text):
+        raise Wrong(f"{shown(text)} is not a URL", allowed)
+    return parts
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _dns_name(text: str, allowed: str) -> str:
+    labels = text.split(".")
+    if len(text) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
+        raise Wrong(f"{shown(text)} is not a host", allowed)
+    return text.lower()
+
+
+def _key(text: str, plain: tuple[str, ...], qualified: tuple[str, ...]) -> str:
+    if text in plain:
+        return text
+    kind, separator, of = text.partition(":")
+    if separator and of and kind in qualified:
+        return f"header:{field_name(of)}" if kind == "header" else f"{kind}:{claim(of)}"
+    raise Wrong(f"{shown(text)} is not a key", ", ".join([*plain, *(f"{kind}:NAME" for kind in qualified)]))
