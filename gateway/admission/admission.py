@@ -1,0 +1,166 @@
+"""Admission: whether a request's token still holds and whether its limits have room, decided in the shared store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Protocol
+
+from redis.asyncio.connection import AbstractConnection
+
+from gateway.admission.group import AdmissionObserver, Group
+from gateway.admission.keys import Facts
+from gateway.admission.leases import Leases
+from gateway.admission.plan import AdmissionPlan, Ticket
+from gateway.admission.revocation import shard_keys
+from gateway.admission.verdict import ALLOWED, Verdict
+from gateway.auth.principal import Principal
+from gateway.route import Route
+from gateway.store.error import StoreError
+from gateway.store.script import Script
+from gateway.store.wire import Wire
+
+__all__ = ["Admission", "AdmissionObserver", "AdmissionPlan", "Facts", "SharedStore", "Verdict"]
+
+_LUA = Path(__file__).parent / "lua"
+
+
+class SharedStore(Protocol):
+    """What admission needs of the store."""
+
+    @property
+    def shards(self) -> int: ...
+
+    def shard_of(self, key: bytes | str) -> int: ...
+
+    def tag(self, shard: int) -> bytes: ...
+
+    async def connect(self) -> AbstractConnection: ...
+
+
+class Admission:
+    """Admits requests. One for a process; belongs to the loop that started it.
+
+    Args:
+        store: the shared store.
+        budget_seconds: the longest that a request waits for its verdict.
+        observer: is told about calls and changes of mode.
+    """
+
+    def __init__(self, store: SharedStore, *, budget_seconds: float, observer: AdmissionObserver) -> None:
+        self._store = store
+        self._budget_seconds = budget_seconds
+        self._observer = observer
+        self._admit_script = Script.read(_LUA / "admit.lua")
+        self._lease_script = Script.read(_LUA / "leases.lua")
+        self._lanes: list[_Lane] = []
+        self._mode = "unavailable"
+        # Names of leases: unique among all processes by the random part, within this one by the number.
+        self._lease_prefix = os.urandom(8).hex().encode()
+        self._lease_number = 0
+
+    def __repr__(self) -> str:
+        return f"<Admission {self.mode} {self._lanes}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be admitted now."""
+        return self._mode == "shared"
+
+    @property
+    def mode(self) -> str:
+        """`shared` while the store decides, else `unavailable`."""
+        return self._mode
+
+    async def start(self) -> None:
+        """Connects and loads the scripts. When the store is away this returns all the same, and admission becomes ready by itself."""
+        self._lanes = [self._lane(shard) for shard in range(self._store.shards)]
+        await asyncio.gather(*(lane.wire.open() for lane in self._lanes))
+
+    async def close(self) -> None:
+        """Gives leases back and ends the connections. Requests that still wait are refused."""
+        for lane in self._lanes:
+            lane.leases.close()
+        await asyncio.gather(*(lane.wire.close() for lane in self._lanes))
+        for lane in self._lanes:
+            lane.group.close()
+        self._lanes = []
+        self._mode = "unavailable"
+
+    def plan(self, route: Route) -> AdmissionPlan:
+        """Compiles the limits of a route, at start. Raises ConfigError, naming route and limit, for what can't work."""
+        return AdmissionPlan(route, self._store, self._store.shards)
+
+    def admit(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Awaitable[Verdict]:
+        """Decides about a request and counts it.
+
+        Where `plan.needs(principal)` is False there is nothing to ask, and no call is made.
+
+        Returns:
+            Something to await once. It raises `Unavailable` (`store_unavailable`) when the store does not answer within the budget or
+            can't decide; a request is never admitted without a decision (SPEC L9).
+        """
+        if not plan.needs(principal):
+            return self._unasked()
+        ticket = plan.ticket(principal, facts)
+        lane = self._lanes[ticket.shard]
+        return lane.group.submit(ticket, self._next_lease() if ticket.leased else b"")
+
+    def peek(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Awaitable[Verdict]:
+        """What `admit` would find, without counting anything: `remaining` tells whether the request's cost would fit."""
+        if not plan.needs(principal):
+            return self._unasked()
+        ticket: Ticket = plan.peek_ticket(principal, facts)
+        return self._lanes[ticket.shard].group.submit(ticket, self._next_lease() if ticket.leased else b"")
+
+    def release(self, verdict: Verdict) -> None:
+        """Says that the request is over: its concurrency leases are given back. For any verdict, any number of times, without waiting.
+
+        Until then they are renewed, however long the request takes.
+        """
+        if verdict.leases:
+            for lane in self._lanes:
+                lane.leases.release(verdict)
+
+    def _lane(self, shard: int) -> _Lane:
+        return _Lane(self, shard)
+
+    def _unasked(self) -> asyncio.Future[Verdict]:
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        future.set_result(ALLOWED)
+        return future
+
+    def _next_lease(self) -> bytes:
+        self._lease_number += 1
+        return b"$32\r\n%b%016x\r\n" % (self._lease_prefix, self._lease_number)
+
+    def _lane_changed(self) -> None:
+        mode = "shared" if self._lanes and all(lane.wire.up for lane in self._lanes) else "unavailable"
+        if mode != self._mode:
+            self._mode = mode
+            self._observer.mode(mode)
+
+
+class _Lane:
+    """What one shard has of its own: a connection, the requests on their way, the leases."""
+
+    def __init__(self, admission: Admission, shard: int) -> None:
+        self._changed = admission._lane_changed
+        scripts = (admission._admit_script, admission._lease_script)
+        self.wire = Wire(admission._store, tuple(script.load for script in scripts), self._line_changed)
+        self.leases = Leases(self.wire, admission._lease_script)
+        keys = shard_keys(admission._store.tag(shard))
+        self.group = Group(
+            self.wire, admission._admit_script, keys[:2], admission._budget_seconds, admission._observer, self.leases.granted
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.wire} {self.group} {self.leases}"
+
+    def _line_changed(self, why: StoreError | None) -> None:
+        self.group.line_changed(why)
+        if why is None:
+            self.leases.line_up()
+        self._changed()

@@ -1,0 +1,187 @@
+"""One pipelined connection that comes back by itself: the low-level call path of admission.
+
+redis-py opens the connection (TLS, user and password, database); from then on commands are bytes that were built elsewhere, written as
+they come, and each reply goes to the callback of its command, in order. No task, no lock, no time-out object a call: a caller that stops
+waiting leaves its callback behind, so a late reply can only ever reach the call that it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+
+from gateway.store.error import StoreError, reply_error
+
+#: A reply is what hiredis makes of it, or a StoreError.
+Reply = Any
+OnReply = Callable[[Reply], None]
+
+_FIRST_PAUSE_SECONDS = 0.02
+#: Also how soon a store that came back is noticed (SPEC L10).
+_LONGEST_PAUSE_SECONDS = 0.8
+_log = logging.getLogger("gateway.store")
+_NOT_ENOUGH = object()
+
+
+class Connector(Protocol):
+    """Opens connections: the store."""
+
+    async def connect(self) -> AbstractConnection: ...
+
+
+class _Link(asyncio.Protocol):
+    """The life of one connection after its handshake."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self.lost = asyncio.get_running_loop().create_future()
+        self._pending: deque[OnReply] = deque()
+        self._reader = hiredis.Reader(replyError=reply_error, notEnoughData=_NOT_ENOUGH)
+        self._why: StoreError | None = None
+        self._connection = connection
+        writer = connection._writer
+        assert writer is not None
+        self._transport = writer.transport
+        # The stream protocol is told when the connection ends, or redis-py's disconnect would wait for it.
+        self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+
+    def send(self, payload: bytes, on_reply: OnReply) -> None:
+        self._pending.append(on_reply)
+        self._transport.write(payload)
+
+    def abort(self, why: StoreError) -> None:
+        self._why = self._why or why
+        self._transport.abort()
+
+    async def close(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._connection.disconnect()
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        while (reply := reader.gets()) is not _NOT_ENOUGH:
+            self._pending.popleft()(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.connection_lost(exc)
+        why = self._why or StoreError("unavailable", f"the connection was lost: {exc or 'closed by the server'}")
+        if not self.lost.done():
+            self.lost.set_result(why)
+        pending, self._pending = self._pending, deque()
+        for on_reply in pending:
+            on_reply(why)
+
+
+class Wire:
+    """A connection to the store that is kept open, with a queue of replies.
+
+    Args:
+        connector: opens a connection.
+        prepare: whole commands that are sent first on each connection; when one fails the connection is not used.
+        on_change: called with None when the wire is up, with the reason when it went down.
+    """
+
+    def __init__(self, connector: Connector, prepare: tuple[bytes, ...], on_change: Callable[[StoreError | None], None]) -> None:
+        self._connector = connector
+        self._prepare = prepare
+        self._on_change = on_change
+        self._link: _Link | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._first_attempt = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Wire {'up' if self.up else 'down'}>"
+
+    @property
+    def up(self) -> bool:
+        """Whether commands can be sent."""
+        return self._link is not None
+
+    async def open(self) -> None:
+        """Starts to keep the connection; returns after the first attempt, whatever came of it."""
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        await self._first_attempt.wait()
+
+    async def close(self) -> None:
+        """Ends the connection for good. What waits for a reply gets an error."""
+        if self._keeper is None:
+            return
+        self._keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeper
+
+    def send(self, payload: bytes, on_reply: OnReply) -> None:
+        """Sends one command. `on_reply` is called exactly once, with the reply or a StoreError, never from within this call.
+
+        Only while the wire is up.
+        """
+        assert self._link is not None, "the wire is down"
+        self._link.send(payload, on_reply)
+
+    def abort(self, why: StoreError) -> None:
+        """Gives up the connection, because it does not answer or because the server is not the one to talk to; a new one is opened."""
+        if self._link is not None:
+            self._link.abort(why)
+
+    async def _keep(self) -> None:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                link = await self._connect()
+                pause_seconds = _FIRST_PAUSE_SECONDS
+                await self._use(link)
+            except StoreError as exc:
+                _log.warning("store: not usable, trying again: %s", exc)
+                self._first_attempt.set()
+                # Jitter, or every replica would come back in the same millisecond.
+                await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
+                pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _connect(self) -> _Link:
+        connection = await self._connector.connect()
+        link = _Link(connection)
+        try:
+            for command in self._prepare:
+                await self._ask(link, command)
+        except BaseException:
+            await link.close()
+            raise
+        return link
+
+    async def _ask(self, link: _Link, command: bytes) -> None:
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Reply) -> None:
+            if not answered.done():
+                answered.set_result(reply)
+
+        link.send(command, on_reply)
+        try:
+            reply = await asyncio.wait_for(answered, 1.0)
+        except TimeoutError as exc:
+            raise StoreError("timeout", "no answer while the connection was prepared") from exc
+        if isinstance(reply, StoreError):
+            raise reply
+
+    async def _use(self, link: _Link) -> None:
+        self._link = link
+        self._first_attempt.set()
+        try:
+            self._on_change(None)
+            why: StoreError = await link.lost
+            # At once: requests may still be waiting within their budget.
+            _log.warning("store: connection ended: %s", why)
+            self._link = None
+            self._on_change(why)
+        finally:
+            self._link = None
+            await link.close()
