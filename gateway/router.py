@@ -324,7 +324,7 @@ class Router(Generic[V]):
 
     def _match_anywhere(self, host: str, method: str, segments: list[str], headers: HeaderLookup) -> Match[V]:
         reached = []
-        for root in self._roots(host):
+        for root in self._roots(host) if self._names_hosts else (self._any,):
             for leaf in root.leaves(segments):
                 for candidate in leaf.by_method.get(method, leaf.others):
                     if candidate.accepts(headers):

@@ -49,8 +49,7 @@ def report(title: str, call: Callable[[], object]) -> None:
     print(f"{title:<58}{microseconds(call):8.3f} us")
 
 
-def match_rows(title: str, router: Router[int]) -> None:
-    host = "api.example.gov:8443"
+def match_rows(title: str, router: Router[int], host: str = "api.example.gov") -> None:
     report(f"{title}: literal", lambda: router.match(host, "GET", "/resource25"))
     report(f"{title}: one parameter", lambda: router.match(host, "GET", "/resource25/123"))
     report(f"{title}: two parameters, one a UUID", lambda: router.match(host, "GET", f"/resource25/123/visits/{UUID}"))
@@ -68,6 +67,7 @@ def main() -> None:
     report("split_target with query", lambda: split_target(b"/patients?name=x&page=2", "GET"))
     match_rows("200 routes", Router(routes(200)))
     match_rows("200 routes of one host", Router(routes(200, ("api.example.gov",))))
+    match_rows("200 routes of one host, port given", Router(routes(200, ("api.example.gov",))), "api.example.gov:8443")
     match_rows("200 routes of a wildcard host", Router(routes(200, ("*.example.gov",))))
     template = compile_rewrite(Route(name="r", path="/patients/{id}", target="s", rewrite="/v1/patients/{id}"))
     prefix = compile_rewrite(Route(name="r", path="/api/{rest:path}", target="s", strip_prefix="/api"))
