@@ -1,0 +1,216 @@
+"""A real Consul for tests. `consul_agent()` starts one of our own, which a test may kill and start again.
+
+Where the program comes from, in this order: a container, where an engine answers; `consul` on PATH; the Debian package that
+`scripts/get-debian-package.sh` puts into the cache directory. `CONSUL_HTTP_ADDR` comes before all of them, but only for tests that leave
+the agent alive: see `shared_address()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import httpx
+
+from discovery.consul import agent_from_environment
+
+IMAGE = "hashicorp/consul:1.20"
+READY_SECONDS = 20.0
+_SCRIPT = Path(__file__).parents[2] / "scripts" / "get-debian-package.sh"
+
+
+class ConsulNotFound(RuntimeError):
+    """No Consul can be had on this machine."""
+
+
+class Runner(Protocol):
+    """Runs `consul ARGUMENTS` and ends it."""
+
+    def start(self, arguments: list[str], directory: Path) -> None:
+        """Run it in the background."""
+
+    def stop(self, *, kill: bool) -> None:
+        """End it, if it runs; with SIGKILL when asked to."""
+
+
+class ProcessRunner:
+    """A program on this machine."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, arguments: list[str], directory: Path) -> None:
+        """Run it in the background; what it says goes to a file."""
+        with (directory / "consul.log").open("ab") as log:
+            self._process = subprocess.Popen([self._program, *arguments], stdout=log, stderr=log)
+
+    def stop(self, *, kill: bool) -> None:
+        """End it by its handle."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill() if kill else process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+class ContainerRunner:
+    """A container on the host's network, since agents listen on 127.x addresses."""
+
+    def __init__(self) -> None:
+        self._container: Any = None
+
+    def start(self, arguments: list[str], directory: Path) -> None:
+        """Run it in the background."""
+        from testcontainers.core.container import DockerContainer
+
+        container = DockerContainer(IMAGE).with_kwargs(network_mode="host").with_volume_mapping(str(directory), str(directory), "rw")
+        self._container = container.with_command(["consul", *arguments]).start()
+
+    def stop(self, *, kill: bool) -> None:
+        """Remove it."""
+        container, self._container = self._container, None
+        if container is not None:
+            if kill:
+                container.get_wrapped_container().kill("SIGKILL")
+            container.stop()
+
+
+class Agent:
+    """A `consul agent -dev` at an address of its own: `url` for the world, plus what tests do with it."""
+
+    def __init__(self, runner: Runner, directory: Path, settings: Mapping[str, object]) -> None:
+        self._runner = runner
+        self._directory = directory
+        self.host = f"127.{2 + os.getpid() % 250}.{time.monotonic_ns() % 250}.{1 + time.monotonic_ns() // 1000 % 250}"
+        self._ports = dict(zip(("http", "server", "serf_lan", "serf_wan"), _free_ports(self.host, 4), strict=True))
+        self._settings = settings
+        self.url = f"http://{self.host}:{self._ports['http']}"
+        self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=10)
+
+    def start(self) -> Self:
+        """Start, and wait until it leads."""
+        ports = {**self._ports, "dns": -1, "grpc": -1, "https": -1}
+        (self._directory / "agent.json").write_text(json.dumps({"ports": ports, **self._settings}))
+        file = str(self._directory / "agent.json")
+        self._runner.start(["agent", "-dev", "-bind", self.host, "-client", self.host, "-config-file", file], self._directory)
+        self._wait_until_ready()
+        return self
+
+    def kill(self) -> None:
+        """End it as a crash does. A dev agent forgets everything."""
+        self._runner.stop(kill=True)
+
+    def close(self) -> None:
+        """End it."""
+        self._runner.stop(kill=False)
+        self.http.close()
+
+    def put(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
+        """PUT to the agent's API; what it answers, decoded."""
+        response = self.http.put(path, json=body, headers=headers).raise_for_status()
+        return response.json() if response.content else None
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
+        """GET from the agent's API."""
+        return self.http.get(path, headers=headers).raise_for_status().json()
+
+    def register(self, name: str, port: int, **fields: object) -> None:
+        """Register a service; `fields` are those of Consul's API."""
+        self.put("/v1/agent/service/register", {"Name": name, "Port": port, "Address": "127.0.0.1", **fields})
+
+    def deregister(self, service_id: str) -> None:
+        """Take a service out."""
+        self.put(f"/v1/agent/service/deregister/{service_id}")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError, ValueError):
+                if self.http.get("/v1/status/leader").raise_for_status().json():
+                    return
+            time.sleep(0.02)
+        raise TimeoutError(f"consul at {self.url} had no leader within {READY_SECONDS} s; its log: {self._log()}")
+
+    def _log(self) -> str:
+        log = self._directory / "consul.log"
+        return log.read_text(errors="replace")[-2000:] if log.exists() else "none"
+
+
+@contextlib.contextmanager
+def consul_agent(**settings: object) -> Iterator[Agent]:
+    """A running agent of our own. `settings` are those of Consul's configuration file."""
+    with tempfile.TemporaryDirectory(prefix="consul-test-") as directory:
+        agent = Agent(_runner(), Path(directory), settings)
+        try:
+            yield agent.start()
+        finally:
+            agent.close()
+
+
+def shared_address() -> str | None:
+    """The agent that the environment names, for tests that neither stop nor configure it."""
+    return agent_from_environment().url if os.environ.get("CONSUL_HTTP_ADDR") else None
+
+
+def _runner() -> Runner:
+    if _engine_answers():
+        return ContainerRunner()
+    return ProcessRunner(_program())
+
+
+def _engine_answers() -> bool:
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
+        return False
+    import docker  # type: ignore[import-untyped]
+
+    try:
+        client = docker.from_env(timeout=2)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except docker.errors.DockerException:
+        return False
+
+
+def _program() -> str:
+    if found := shutil.which("consul"):
+        return found
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hms-gateway" / "consul"
+    program = cache / "usr" / "bin" / "consul"
+    if not program.exists():
+        _install(cache)
+    return str(program)
+
+
+def _install(cache: Path) -> None:
+    # Suites come and go; the first one that has the package will do.
+    done = subprocess.run([str(_SCRIPT), "bullseye", "consul", str(cache)], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise ConsulNotFound(
+            "no Consul: CONSUL_HTTP_ADDR is not set, no container engine answers, `consul` is not on PATH, and "
+            f"scripts/get-debian-package.sh failed: {done.stderr.strip()[-300:]}"
+        )
+
+
+def _free_ports(host: str, count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((host, 0))
+        return [each.getsockname()[1] for each in sockets]
