@@ -1,5 +1,6 @@
 """Configuration: `gateway.yaml` and keyword settings, checked and compiled into frozen `Settings`."""
 
+from gateway.config.caution import warnings
 from gateway.config.loading import build_limit, build_route, build_service, load, load_text, settings_from_mapping
 from gateway.config.problems import ConfigProblems, Problem
 
@@ -12,4 +13,5 @@ __all__ = [
     "load",
     "load_text",
     "settings_from_mapping",
+    "warnings",
 ]

@@ -1,0 +1,144 @@
+"""What is legal but dangerous: things that a reviewer would ask about."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+from urllib.parse import urlsplit
+
+from gateway.admission.limits import contradictions
+from gateway.config.problems import Problem
+from gateway.route import Limit, Route
+from gateway.settings import Settings
+
+#: Prefix lengths below which a block of trusted proxies is wider than any one organisation's network needs.
+NARROWEST_WIDE_PREFIX = {4: 8, 6: 32}
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Keys of which an anonymous request has none.
+IDENTITY_KEYS = ("subject", "client", "session", "claim")
+
+#: Key path, message, what would be better.
+_Caution = tuple[str, str, str]
+
+
+def warnings(settings: Settings) -> list[Problem]:
+    """Everything that deserves a second look, routes last. Routes carry their line; the rest names its key."""
+    general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _issuers, _services, _audit]
+    found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
+    return found + [_at(route, caution) for route in settings.routes for caution in _route(route)]
+
+
+def _at(route: Route, caution: _Caution) -> Problem:
+    file, _, line = route.line.rpartition(":")
+    place = (file, int(line), 1) if line.isdecimal() else (route.line, 0, 0)
+    return Problem(*place, *caution)
+
+
+def _proxies(settings: Settings) -> Iterator[_Caution]:
+    for index, block in enumerate(settings.server.trusted_proxies):
+        network = ipaddress.ip_network(block)
+        if network.prefixlen < NARROWEST_WIDE_PREFIX[network.version]:
+            yield (
+                f"server.trusted_proxies[{index}]",
+                f"{block} lets nearly anybody choose the address that limits and records see",
+                "list the proxies' own networks",
+            )
+
+
+def _admin(settings: Settings) -> Iterator[_Caution]:
+    if not settings.admin.token and not _is_loopback(settings.admin.host):
+        yield (
+            "admin.host",
+            f"the admin port listens on {settings.admin.host} without a configured token",
+            "token_file or GATEWAY_ADMIN_TOKEN",
+        )
+
+
+def _state(settings: Settings) -> Iterator[_Caution]:
+    parts = urlsplit(settings.state.url)
+    if parts.scheme == "redis" and not _is_loopback(parts.hostname or ""):
+        if parts.password is None:
+            yield "state.url", "the store is reached without a password", "redis://USER:PASSWORD@..., from ${...}"
+        yield "state.url", "the store is reached without TLS", "rediss://"
+
+
+def _issuers(settings: Settings) -> Iterator[_Caution]:
+    for index, issuer in enumerate(settings.authentication.issuers):
+        path = f"authentication.issuers[{index}]"
+        if issuer.jwks_url.startswith("http://") and not _is_loopback(urlsplit(issuer.jwks_url).hostname or ""):
+            yield f"{path}.jwks_url", "keys come over plain HTTP: who can change them can sign tokens", "https://"
+        if issuer.discovery and issuer.issuer.startswith("http://"):
+            yield f"{path}.issuer", "keys come over plain HTTP: who can change them can sign tokens", "https://"
+        if "exp" not in issuer.required_claims:
+            yield f"{path}.required_claims", "tokens without an expiry are accepted", "exp among the required claims"
+        if issuer.development_key_file:
+            yield f"{path}.development_key_file", "who can read this file can sign tokens", "development only"
+    introspection = settings.authentication.introspection
+    if (
+        introspection is not None
+        and introspection.url.startswith("http://")
+        and not _is_loopback(urlsplit(introspection.url).hostname or "")
+    ):
+        yield "authentication.introspection.url", "tokens travel over plain HTTP", "https://"
+
+
+def _services(settings: Settings) -> Iterator[_Caution]:
+    for name, service in settings.services.items():
+        if not service.tls.verify:
+            yield f"services.{name}.tls.verify", "any certificate is accepted: who is in between can read and change everything", "ca_file"
+    unused = set(settings.services) - {route.target for route in settings.routes if isinstance(route.target, str)}
+    for name in sorted(unused):
+        yield f"services.{name}", "no route leads to this service", ""
+
+
+def _audit(settings: Settings) -> Iterator[_Caution]:
+    if not settings.audit.sink:
+        yield "audit.sink", "no audit record is kept", "stdout, stderr or file:/PATH"
+
+
+def _route(route: Route) -> Iterator[_Caution]:
+    """What is dangerous about one route; the key path is its name."""
+    path = f"route {route.name}"
+    if route.authentication == "none":
+        yield from ((path, message, better) for message, better in _public(route))
+    if route.authentication == "optional" and not (route.scopes or route.any_scope or route.roles or route.claims):
+        yield path, "anonymous requests are let through", "authentication: required, if that is not meant"
+    if route.cost == 0 and route.limits:
+        yield path, "cost 0 uses up no limit", "a cost of at least 1"
+    if route.cors is not None and "*" in route.cors.origins and route.authentication != "none":
+        yield path, "scripts of every origin may call it with a token they hold", "exact origins"
+    for sentence in contradictions((*route.limits, *route.shadow_limits)):
+        yield path, sentence, "SPEC L13: a longer window should allow more than a shorter one"
+    for limit in route.limits:
+        if limit.kind != "concurrency" and 0 < _capacity(limit) < route.cost:
+            yield path, f"one request costs {route.cost}, more than the limit {limit.name} ever holds: all are refused", "a larger burst"
+
+
+def _public(route: Route) -> Iterator[tuple[str, str]]:
+    changing = [method for method in route.methods if method not in SAFE_METHODS]
+    if changing or not route.methods:
+        yield (
+            f"anybody may {', '.join(changing) or 'use every method'} without authentication",
+            "authentication: required, or methods: [GET]",
+        )
+    asked = [key for key in ("scopes", "any_scope", "roles", "claims") if getattr(route, key)]
+    if asked:
+        yield f"{' and '.join(asked)} ask nothing of a public route", "authentication: required, or leave them out"
+    for limit in route.limits:
+        if _identified_only(limit.key):
+            yield f"the limit {limit.name} counts by {', '.join(limit.key)}, which anonymous requests do not have", "key: client_ip"
+
+
+def _identified_only(keys: Iterable[str]) -> bool:
+    return any(key.partition(":")[0] in IDENTITY_KEYS for key in keys) and "client_ip" not in keys
+
+
+def _capacity(limit: Limit) -> int:
+    return (limit.burst or limit.count) if limit.kind == "gcra" else limit.count
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
