@@ -1,0 +1,208 @@
+"""The Python face: `BackendAPIGateway`, and `serve`, which both faces start by."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from gateway.admin.api import admin_app
+from gateway.assembly import Runtime, open_runtime
+from gateway.config import build_limit, build_route, build_service, load, settings_from_mapping
+from gateway.development import development_settings
+from gateway.errors import ConfigError
+from gateway.handlers import Handler, handler_app
+from gateway.route import ASGIApp, Limit, Local, Route, Service
+from gateway.server.face import AsgiFace
+from gateway.server.serving import serve_one, with_admin_token
+from gateway.settings import Settings
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+
+class BackendAPIGateway:
+    """An API gateway declared in Python.
+
+    Handlers are functions of a `GatewayRequest`; `proxy` sends requests to a service. The object is an ASGI application too, so any ASGI
+    server can run it; `start()` runs it on the wire path, which costs less a request. Without an issuer a development issuer is made at
+    start and a token of it is printed; `GATEWAY_ENV=production` refuses to start that way.
+
+    Args:
+        config: a `gateway.yaml`; its routes come first.
+        settings: the top-level keys of `gateway.yaml` as keywords (`state={"url": "redis://..."}`); not together with `config`.
+
+    Raises:
+        ConfigError: a value can't be used; the message says which, where, and what is allowed.
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | None = None, **settings: Any) -> None:
+        if config is not None and settings:
+            raise ConfigError(f"BackendAPIGateway takes either config or keyword settings, not both: {', '.join(sorted(settings))}")
+        if config is not None:
+            self._settings = load(Path(config), os.environ)
+        else:
+            self._settings = settings_from_mapping(settings, os.environ)
+        self._limits: dict[str, Limit] = {name: build_limit(name, values) for name, values in (settings.get("limits") or {}).items()}
+        self._services: dict[str, Service] = dict(self._settings.services)
+        self._routes: list[Route] = list(self._settings.routes)
+        self._face = AsgiFace(self._open)
+
+    def __repr__(self) -> str:
+        return f"<BackendAPIGateway routes={len(self._routes)} services={len(self._services)}>"
+
+    @property
+    def settings(self) -> Settings:
+        """What was declared so far."""
+        return replace(self._settings, routes=tuple(self._routes), services=dict(self._services))
+
+    # Declaring
+
+    def limit(self, name: str, rate: str = "", **values: Any) -> str:
+        """Declare a named limit for routes to refer to; returns its name.
+
+        Args:
+            name: shown in `RateLimit-Policy`.
+            rate: `100/minute`, or the keys of the file's limits as keywords: `quota=...`, `concurrency=...`, `key=...`, `burst=...`.
+        """
+        self._limits[name] = build_limit(name, {**({"rate": rate} if rate else {}), **values}, line=_caller())
+        return name
+
+    def service(
+        self, name: str, *, consul: str | Mapping[str, Any] | None = None, instances: Sequence[Any] | None = None, **values: Any
+    ) -> None:
+        """Declare a service; keywords are the keys of the file's services.
+
+        Args:
+            consul: the name in Consul's catalog, or a mapping with `service`, `tags`, `datacenter`.
+            instances: URLs, or mappings with `url` and `weight`.
+        """
+        if name in self._services:
+            raise ConfigError(f"{_caller()}: service {name!r} is declared already")
+        given = {"consul": consul, "instances": list(instances) if instances is not None else None, **values}
+        self._services[name] = build_service(name, given, line=_caller())
+
+    def route(self, path: str, methods: Sequence[str] = ("GET",), **values: Any) -> Callable[[H], H]:
+        """Have a function answer a path; keywords are the keys of the file's routes (`scopes`, `limits`, `authentication`, ...).
+
+        Args:
+            path: template: `/patients/{id}`, `{id:int}`, `{id:uuid}`, `{rest:path}`.
+            methods: GET implies HEAD.
+        """
+        line = _caller()
+
+        def decorate(handler: H) -> H:
+            where = f"{handler.__module__}.{handler.__qualname__}" if inspect.isfunction(handler) else repr(handler)
+            _check_handler(handler, where)
+            self._add({"path": path, "methods": list(methods), **values}, line, Local(handler_app(handler, where)))
+            return handler
+
+        return decorate
+
+    def proxy(self, path: str, service: str, methods: Sequence[str] = (), **values: Any) -> None:
+        """Send requests for a path to a service; keywords are the keys of the file's routes."""
+        line = _caller()
+        if service not in self._services:
+            known = ", ".join(sorted(self._services)) or "none"
+            raise ConfigError(f"{line}: no service is named {service!r}; declared so far: {known}")
+        self._add({"path": path, "service": service, "methods": list(methods), **values}, line, None)
+
+    def mount(self, path: str, app: ASGIApp, **values: Any) -> None:
+        """Have an ASGI application answer everything below a path, which becomes its `root_path`."""
+        self._add({"path": path, "methods": [], **values}, _caller(), Local(app, mounted=True))
+
+    def _add(self, values: dict[str, Any], line: str, target: Local | None) -> None:
+        given = {key: value for key, value in values.items() if value is not None and value != []}
+        self._routes.append(build_route(given, target=target, services=self._services, limits=self._limits, line=line))
+
+    # Running
+
+    def client(self, service: str) -> httpx.AsyncClient:
+        """An httpx client whose requests go to the service's healthy instances, through the gateway's own connections and deadlines.
+
+        Raises:
+            RuntimeError: the gateway is not running.
+            KeyError: no such service.
+        """
+        return self.runtime.client(service)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What is at work while the gateway runs.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
+        return self._face.runtime
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """The ASGI application."""
+        await self._face(scope, receive, send)
+
+    def start(self, port: int | None = None, host: str | None = None, workers: int | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, on 127.0.0.1 unless told otherwise.
+
+        Raises:
+            ConfigError: it can't start.
+        """
+        settings = _prepared(listening_at(self.settings, host, port, workers))
+        self._face = _face(settings)
+        _serve(settings, self._face)
+
+    async def _open(self) -> Runtime:
+        return await open_runtime(development_settings(self.settings))
+
+
+def serve(settings: Settings) -> None:
+    """Serve a configuration until SIGTERM or SIGINT: what `gateway run` does.
+
+    Raises:
+        ConfigError: it can't start.
+    """
+    _serve(prepared := _prepared(settings), _face(prepared))
+
+
+def _prepared(settings: Settings) -> Settings:
+    return with_admin_token(development_settings(settings))
+
+
+def _face(settings: Settings) -> AsgiFace:
+    async def opened() -> Runtime:
+        return await open_runtime(settings)
+
+    return AsgiFace(opened)
+
+
+def _serve(settings: Settings, face: AsgiFace) -> None:
+    serve_one(settings, face, admin_app)
+
+
+def listening_at(settings: Settings, host: str | None, port: int | None, workers: int | None) -> Settings:
+    """The settings with another address or number of workers; None keeps what they say."""
+    changes: dict[str, Any] = {"host": host, "port": port, "workers": workers}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return replace(settings, server=replace(settings.server, **changes))
+
+
+def _check_handler(handler: object, where: str) -> None:
+    if not callable(handler):
+        raise ConfigError(f"{where}: a route needs a function, not a {type(handler).__name__}")
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as exc:
+        raise ConfigError(f"{where}: a handler takes one argument, the request ({exc})") from exc
+
+
+def _caller() -> str:
+    """Where in the application's code a declaration stands."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}" if frame is not None else ""
+
+
+__all__ = ["BackendAPIGateway", "Handler", "serve"]

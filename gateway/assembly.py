@@ -1,0 +1,256 @@
+"""Puts a gateway together from its settings. With `app.py` the only place that names concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+import httpx
+
+from discovery.consul import Consul
+from discovery.directory import Directory, Watched
+from discovery.endpoint import Endpoint
+from discovery.static import StaticSource
+from gateway.admission.admission import Admission
+from gateway.admission.revocation import Revocations
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.authorization import compile_rule
+from gateway.client import ServiceTransport, service_client
+from gateway.cors import compile_cors
+from gateway.deadlines import Deadlines
+from gateway.errors import ConfigError
+from gateway.headers import FieldTable
+from gateway.peer import TrustedProxies
+from gateway.pipeline import Pipeline
+from gateway.plan import RoutePlan, request_shape
+from gateway.route import Route, Service
+from gateway.router import EVERY_METHOD, Router
+from gateway.server.protocol import Front
+from gateway.settings import Settings
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.redis import Store
+from gateway.telemetry.metrics import endpoints_source
+from gateway.telemetry.telemetry import Telemetry
+from gateway.upstream.forward import Forwarder, close_pools
+from gateway.upstream.tls import client_context
+
+logger = logging.getLogger("gateway")
+
+#: A twentieth of the shortest deadline that makes sense between two hosts.
+UPSTREAM_TICK_SECONDS = 0.05
+#: Clients are timed in seconds.
+CLIENT_TICK_SECONDS = 0.25
+TELEMETRY_CLOSE_SECONDS = 3.0
+
+
+def gateway_version() -> str:
+    """The installed version."""
+    try:
+        return version("hms-gateway")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def replica_name() -> str:
+    """A name for this process that no other one has: records of two processes must never share a sequence."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+class Runtime:
+    """A gateway at work in one process: everything that was built from one `Settings`.
+
+    Made by `open_runtime`. `front` is what the server protocol needs, `pipeline` what the ASGI face needs; the rest is for the admin site.
+    """
+
+    def __init__(self, settings: Settings, store: Store, embedded: EmbeddedServer | None, replica: str) -> None:
+        self.settings = settings
+        self.replica = replica
+        self.started_at = time.time()
+        self.generation = 1
+        self.store = store
+        self._embedded = embedded
+        self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
+        self.consul = Consul(settings.consul) if settings.consul is not None else None
+        self.directory = Directory({name: self._watched(service) for name, service in settings.services.items()}, on_left=close_pools)
+        self.telemetry = Telemetry(
+            settings.telemetry,
+            settings.audit,
+            version=gateway_version(),
+            replica=replica,
+            sources=[endpoints_source(self._endpoint_counts)],
+        )
+        self.admission = Admission(store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics)
+        self.authenticator = Authenticator(settings.authentication, self.http, store.client)
+        self.revocations = Revocations(store)
+        self.upstream_deadlines = Deadlines(UPSTREAM_TICK_SECONDS)
+        self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
+        self.forwarders: dict[str, Forwarder] = {}
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._was_ready = False
+        self.draining = False
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.replica} generation={self.generation} {'ready' if self.ready else 'not ready'}>"
+
+    async def start(self) -> None:
+        """Open what has to be open before the first request. What is away is waited for in the background, see `ready`.
+
+        Raises:
+            ConfigError: a route, a file or a sink can't be used.
+        """
+        await self.authenticator.start()
+        unanswered = await self.directory.start()
+        for name in unanswered:
+            logger.warning("service %s: no answer from discovery yet; its requests get 503 no_instance until there is", name)
+        await self.admission.start()
+        self._compile()
+        self.telemetry.start()
+        self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
+
+    async def close(self) -> None:
+        """Give everything back; spans and records are flushed, for a bounded time."""
+        self.telemetry.event("stop", {})
+        self.upstream_deadlines.close()
+        self.client_deadlines.close()
+        for client in self._clients.values():
+            await client.aclose()
+        for endpoint in self._endpoints():
+            close_pools(endpoint)
+        await self.directory.close()
+        if self.consul is not None:
+            await self.consul.close()
+        await self.admission.close()
+        await self.authenticator.close()
+        await self.http.aclose()
+        await self.store.close()
+        await self.telemetry.close(TELEMETRY_CLOSE_SECONDS)
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can do its job: store met once, keys loaded, every service answered for. A later outage does not take it back (F-52)."""
+        if not self._was_ready:
+            self._was_ready = self.admission.ready and self.authenticator.ready and self.directory.ready
+        return self._was_ready and not self.draining
+
+    def not_ready_because(self) -> list[str]:
+        """What is still missing, for operators."""
+        if self.draining:
+            return ["draining"]
+        missing = []
+        if not self.admission.ready:
+            missing.append("store")
+        if not self.authenticator.ready:
+            missing.append("keys")
+        if not self.directory.ready:
+            missing.append("discovery")
+        return [] if self._was_ready else missing
+
+    def client(self, name: str) -> httpx.AsyncClient:
+        """The client for a service, made once.
+
+        Raises:
+            KeyError: no such service.
+        """
+        client = self._clients.get(name)
+        if client is None:
+            forwarder = self.forwarders[name]
+            shape = request_shape(Route(name=f"client:{name}", path="/", target=name), self.settings.services[name])
+            client = service_client(name, ServiceTransport(lambda: (forwarder, shape), lambda: self.telemetry.tracer))
+            self._clients[name] = client
+        return client
+
+    # Compiling
+
+    def _compile(self) -> None:
+        settings = self.settings
+        for service in settings.services.values():
+            view = self.directory.service(service.name)
+            self.forwarders[service.name] = Forwarder(service, view, client_context(service.tls, service.name), self.upstream_deadlines)
+        self.routes: Router[RoutePlan] = Router([(route, self._plan(route)) for route in settings.routes])
+        api_keys = settings.authentication.api_keys
+        api_key_header = api_keys.header.encode("ascii") if api_keys is not None else b""
+        server = settings.server
+        self.pipeline = Pipeline(
+            routes=self.routes,
+            fields=FieldTable((api_key_header,) if api_key_header else ()),
+            tracer=self.telemetry.tracer,
+            authenticator=self.authenticator,
+            admission=self.admission,
+            observer=self.telemetry,
+            api_key_header=api_key_header,
+            max_in_flight=server.max.in_flight,
+            generation=self.generation,
+        )
+        self.front = Front(self.pipeline, server.max, server.timeouts, TrustedProxies(server.trusted_proxies), self.client_deadlines)
+        self.telemetry.metrics.generation(self.generation)
+
+    def _plan(self, route: Route) -> RoutePlan:
+        where = route.line or f"route {route.name}"
+        forwarder = shape = None
+        if isinstance(route.target, str):
+            service = self.settings.services.get(route.target)
+            if service is None:
+                known = ", ".join(sorted(self.settings.services)) or "none"
+                raise ConfigError(f"{where}: no service is named {route.target!r}; defined services: {known}")
+            forwarder = self.forwarders[route.target]
+            shape = request_shape(route, service)
+        return RoutePlan(
+            route,
+            authorize=compile_rule(route),
+            admission=self.admission.plan(route),
+            cors=compile_cors(route.cors, route.methods or EVERY_METHOD, where),
+            max_body_bytes=self.settings.server.max.body_bytes,
+            forwarder=forwarder,
+            shape=shape,
+        )
+
+    def _watched(self, service: Service) -> Watched:
+        if service.consul is None:
+            return Watched(StaticSource(service.instances), service.balance)
+        if self.consul is None:
+            raise ConfigError(f"services.{service.name}.consul: discovery.consul is not configured")
+        return Watched(self.consul.source(service.consul), service.balance)
+
+    # Facts for others
+
+    def _endpoints(self) -> Iterator[Endpoint]:
+        for name in self.forwarders:
+            yield from self.directory.service(name).snapshot.endpoints
+
+    def _endpoint_counts(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        for name in self.forwarders:
+            snapshot = self.directory.service(name).snapshot
+            yield (name, "available"), float(len(snapshot.endpoints))
+
+
+async def open_runtime(settings: Settings, *, replica: str = "") -> Runtime:
+    """A started runtime. An `embedded://` store is spawned here, unless the settings name one that runs already.
+
+    Raises:
+        ConfigError: the settings can't be used; nothing stays open.
+    """
+    embedded = None
+    if settings.state.url.startswith("embedded:"):
+        embedded = EmbeddedServer.from_url(settings.state.url)
+        url = await asyncio.to_thread(embedded.start)
+        settings = replace(settings, state=replace(settings.state, url=url))
+    runtime = None
+    try:
+        runtime = Runtime(settings, Store.open(settings.state), embedded, replica or replica_name())
+        await runtime.start()
+    except BaseException:
+        if runtime is not None:
+            await runtime.close()
+        elif embedded is not None:
+            embedded.stop()
+        raise
+    return runtime

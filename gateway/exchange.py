@@ -1,0 +1,151 @@
+"""One request on its way through the pipeline, whichever adapter it came by.
+
+An adapter (the wire or ASGI) makes an `Exchange`, the pipeline fills it step by step, and the adapter carries out what it decides:
+`respond` with a whole answer, `relay` an upstream's response, or `serve` an application of this process.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from gateway.errors import GatewayError
+from gateway.headers import FieldList, RequestFields
+
+if TYPE_CHECKING:
+    from gateway.auth.principal import Principal
+    from gateway.peer import Peer
+    from gateway.plan import RoutePlan
+    from gateway.route import ASGIApp
+    from gateway.telemetry.observation import Observation
+    from gateway.upstream.http1 import UpstreamConnection
+
+NO_PARAMS: Mapping[str, object] = {}
+
+
+class Exchange(ABC):
+    """Request facts and the decisions about them.
+
+    The adapter sets: `method`, `target` (bytes as they came), `headers` ((lower-case name, value) in order), `version_11`, `peer`.
+    The pipeline sets the rest: `path` and `query` (as they came, the query with its `?`), `host`, `fields`, `plan`, `params`, `principal`,
+    `body_length` (bytes, None when chunked), `client_ip`, `observation`, `limit_lines` (wire lines of the RateLimit fields), `cors_lines`, and
+    `refusal`, the error that was found before the first step.
+    """
+
+    __slots__ = (
+        "body_length",
+        "client_ip",
+        "cors_lines",
+        "fields",
+        "headers",
+        "host",
+        "limit_lines",
+        "method",
+        "observation",
+        "params",
+        "path",
+        "peer",
+        "plan",
+        "principal",
+        "query",
+        "refusal",
+        "target",
+        "upstream",
+        "version_11",
+    )
+
+    observation: Observation
+    plan: RoutePlan | None
+    fields: RequestFields
+
+    def __init__(self, method: str, target: bytes, headers: FieldList, version_11: bool, peer: Peer) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.version_11 = version_11
+        self.peer = peer
+        self.path = b""
+        self.query = b""
+        self.host = ""
+        self.client_ip = peer.ip
+        self.params: Mapping[str, object] = NO_PARAMS
+        self.plan = None
+        self.principal: Principal | None = None
+        self.body_length: int | None = 0
+        self.limit_lines = b""
+        self.cors_lines = b""
+        self.refusal: GatewayError | None = None
+        self.upstream: UpstreamConnection | None = None
+
+    def __repr__(self) -> str:
+        route = self.plan.route.name if self.plan is not None else "-"
+        return f"<{type(self).__name__} {self.method} route={route}>"
+
+    @property
+    def path_params(self) -> Mapping[str, object]:
+        """Parameters of the path template, decoded."""
+        return self.params
+
+    def header(self, name: bytes) -> bytes | None:
+        """A field by its lower-case name, several lines joined by a comma (RFC 9110 section 5.3); None when absent."""
+        values = [value for other, value in self.headers if other == name]
+        return b", ".join(values) if values else None
+
+    def header_text(self, name: str) -> str | None:
+        """`header` for text: what the route table asks."""
+        value = self.header(name.encode("ascii"))
+        return value.decode("latin-1") if value is not None else None
+
+    # What an adapter does
+
+    @property
+    @abstractmethod
+    def response_started(self) -> bool:
+        """Whether the client has seen any of the response."""
+
+    @abstractmethod
+    async def respond(self, status: int, headers: FieldList, body: bytes, *, close: bool = False) -> None:
+        """Send a whole response of our own."""
+
+    @abstractmethod
+    def first_body(self) -> bytes:
+        """What of the request's body can be sent with its head, framed for the wire."""
+
+    @property
+    @abstractmethod
+    def replayable(self) -> bool:
+        """Whether `first_body` is the whole body and nothing more will come."""
+
+    @abstractmethod
+    def begin_upload(self, connection: UpstreamConnection) -> None:
+        """Send the rest of the body as it comes, with back-pressure, and set `connection.request_sent` at its end."""
+
+    @abstractmethod
+    def relay_data(self, data: bytes) -> None:
+        """A piece of the upstream's body, without transfer coding."""
+
+    @abstractmethod
+    def relay_pause(self, paused: bool) -> None:
+        """The upstream can't take more of the request's body (True), or can again (False)."""
+
+    @abstractmethod
+    def relay_interim(self, status: int, headers: FieldList) -> None:
+        """A 1xx response of the upstream."""
+
+    @abstractmethod
+    async def relay(self, connection: UpstreamConnection) -> None:
+        """Send the upstream's response to the client as it arrives, and return when it has been handed over whole."""
+
+    @abstractmethod
+    async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
+        """Let an application of this process answer."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """End a response that can't be completed so that the client notices (RFC 9112 section 8)."""
+
+
+#: The exchange that an application of this process is answering in this context, if any.
+current_exchange: ContextVar[Exchange | None] = ContextVar("current_exchange", default=None)

@@ -1,0 +1,237 @@
+"""Which header fields cross the gateway, pure functions on lists of (lower-case name, value).
+
+One pass over a request's fields sorts them: what is forwarded as it came becomes wire lines, what the gateway itself needs or manages is
+kept aside. Hop-by-hop fields go both ways (RFC 9110 section 7.6.1); fields that we manage are never taken from a client, whatever their
+spelling (names with an underscore are dropped, because upstreams fold `_` into `-`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gateway.errors import MalformedMessage
+
+FieldList = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+#: Fields that only we may set towards an upstream (CONTRACT section 5), and forwarding fields that are rebuilt by trust.
+MANAGED = frozenset(
+    (
+        b"baggage",
+        b"forwarded",
+        b"traceparent",
+        b"tracestate",
+        b"via",
+        b"x-auth-issuer",
+        b"x-auth-scopes",
+        b"x-auth-subject",
+        b"x-client-cert-fingerprint",
+        b"x-client-cert-issuer",
+        b"x-client-cert-san",
+        b"x-client-cert-subject",
+        b"x-forwarded-client-cert",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-forwarded-server",
+        b"x-real-ip",
+        b"x-request-id",
+    )
+)
+
+#: Fields that `Connection` can't have removed: framing, routing and credentials (CVE-2024-45410 and its kin).
+PROTECTED = frozenset((b"host", b"content-length", b"authorization", b"cookie", b"content-type"))
+
+#: Forwarded as they came, and read by us on the way.
+READ = frozenset((b"authorization", b"content-length", b"expect", b"host", b"origin", b"user-agent"))
+
+#: Response fields of an upstream that we answer for ourselves. `server` would tell what runs behind us.
+RESPONSE_DROPPED = HOP_BY_HOP | {b"server", b"x-request-id"}
+
+_SKIP, _KEEP, _ASIDE = 0, 1, 2
+
+
+class RequestFields:
+    """The fields of one request, sorted.
+
+    Args:
+        lines: wire lines to forward, in order, with framing and managed fields left out.
+        found: fields that we read, by name; the first of each.
+        repeated: further lines of those names, in order.
+    """
+
+    __slots__ = ("found", "lines", "repeated")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.found: dict[bytes, bytes] = {}
+        self.repeated: FieldList = []
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of a field that we read, in order."""
+        first = self.found.get(name)
+        if first is None:
+            return []
+        return [first] + [value for other, value in self.repeated if other == name]
+
+
+class FieldTable:
+    """Sorts request fields by a table that is built once.
+
+    Args:
+        credentials: further fields that carry credentials for us and are not forwarded, such as `x-api-key`.
+    """
+
+    def __init__(self, credentials: Iterable[bytes] = ()) -> None:
+        table = dict.fromkeys(HOP_BY_HOP | MANAGED | frozenset(credentials), _ASIDE)
+        table.update(dict.fromkeys(READ, _KEEP))
+        table[b"content-length"] = _ASIDE
+        self._kind = table.get
+
+    def sort(self, headers: FieldList) -> RequestFields:
+        """Sort the fields of a request.
+
+        Raises:
+            MalformedMessage: more than one Host.
+        """
+        fields = RequestFields()
+        kind_of, line, found = self._kind, fields.lines.append, fields.found
+        for name, value in headers:
+            kind = kind_of(name)
+            if kind is None:
+                if b"_" not in name:
+                    line(b"%b: %b\r\n" % (name, value))
+                continue
+            if name in found:
+                fields.repeated.append((name, value))
+            else:
+                found[name] = value
+            if kind == _KEEP:
+                line(b"%b: %b\r\n" % (name, value))
+        if fields.repeated:
+            refuse_repeated(fields.repeated)
+        connection = found.get(b"connection")
+        if connection is not None and connection not in _PLAIN_CONNECTION:
+            remove_named(fields)
+        return fields
+
+
+_PLAIN_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
+
+
+def refuse_repeated(repeated: FieldList) -> None:
+    """Refuse what must stand once (RFC 9112 section 3.2).
+
+    Raises:
+        MalformedMessage: a second Host line.
+    """
+    for name, _ in repeated:
+        if name == b"host":
+            raise MalformedMessage("The request has more than one Host field.", reason="host_repeated")
+
+
+def connection_options(values: Iterable[bytes]) -> set[bytes]:
+    """The lower-case options of all Connection lines."""
+    return {option.strip().lower() for value in values for option in value.split(b",")} - {b""}
+
+
+def remove_named(fields: RequestFields) -> None:
+    """Remove from the forwarded lines what Connection names, except what it may never remove."""
+    named = connection_options(fields.all(b"connection")) - PROTECTED
+    prefixes = tuple(name + b":" for name in named)
+    if prefixes:
+        fields.lines[:] = [line for line in fields.lines if not line.startswith(prefixes)]
+
+
+def request_body_length(fields: RequestFields) -> int | None:
+    """Size of a request's body in bytes; 0 when it has none, None when it is chunked (RFC 9112 section 6.3).
+
+    Raises:
+        MalformedMessage: framing that two parsers could read differently.
+    """
+    length = fields.found.get(b"content-length")
+    coding = fields.found.get(b"transfer-encoding")
+    if coding is not None:
+        if length is not None:
+            raise MalformedMessage("The request has both Transfer-Encoding and Content-Length.", reason="framing_conflict")
+        if coding.strip().lower() != b"chunked" or len(fields.all(b"transfer-encoding")) > 1:
+            raise MalformedMessage("The only transfer coding accepted is chunked.", reason="transfer_encoding")
+        return None
+    if length is None:
+        return 0
+    if not length.isdigit() or len(length) > 19 or len(fields.all(b"content-length")) > 1:
+        raise MalformedMessage("Content-Length is not a single decimal number.", reason="content_length")
+    return int(length)
+
+
+def field_lines(fields: Mapping[str, str]) -> bytes:
+    """Wire lines of configured fields."""
+    return b"".join(b"%b: %b\r\n" % (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in fields.items())
+
+
+def response_fields(headers: FieldList, dropped: frozenset[bytes] = RESPONSE_DROPPED) -> FieldList:
+    """What of an upstream's response fields goes to the client: end-to-end ones, in order, framing left out."""
+    named: set[bytes] | None = None
+    kept: FieldList = []
+    for field in headers:
+        name = field[0]
+        if name in dropped:
+            if name == b"connection":
+                named = (named or set()) | connection_options((field[1],))
+            continue
+        if name != b"content-length":
+            kept.append(field)
+    if named:
+        named -= PROTECTED
+        kept = [field for field in kept if field[0] not in named]
+    return kept
+
+
+def identity_lines(subject: str, issuer: str, scopes: Iterable[str]) -> bytes:
+    """`X-Auth-*` lines of a principal. The values were checked when the token was verified; what Latin-1 can't say is sent as UTF-8."""
+    fields = ((b"x-auth-subject", subject), (b"x-auth-scopes", " ".join(sorted(scopes))), (b"x-auth-issuer", issuer))
+    return b"".join(b"%b: %b\r\n" % (name, value.encode("utf-8")) for name, value in fields)
+
+
+_REMAINING = re.compile(rb";r=(\d+)")
+
+
+def merge_limits(ours: bytes, upstream: FieldList) -> tuple[bytes, FieldList]:
+    """One set of RateLimit fields for the client: the upstream's own, unless ours are as strict.
+
+    Args:
+        ours: our wire lines.
+        upstream: its response fields.
+
+    Returns:
+        our lines and its fields, one of them without RateLimit.
+    """
+    theirs = [int(found) for name, value in upstream if name == b"ratelimit" for found in _REMAINING.findall(value)]
+    if theirs and min(theirs) < min(map(int, _REMAINING.findall(ours)), default=0):
+        return b"", upstream
+    return ours, [field for field in upstream if field[0] not in _RATE_LIMIT]
+
+
+_RATE_LIMIT = frozenset((b"ratelimit", b"ratelimit-policy"))
+
+
+def parse_lines(block: bytes) -> FieldList:
+    """The fields of wire lines that we built ourselves."""
+    return [(name, value) for line in block.split(b"\r\n") if line for name, _, value in (line.partition(b": "),)]

@@ -1,0 +1,100 @@
+"""Who is at the other end of a connection, and whether its forwarding fields are believed."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from gateway.headers import RequestFields
+from gateway.paths import is_authority
+
+#: Longest chain of X-Forwarded-For that is read; the rest is a forgery or a loop.
+MAX_HOPS = 32
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class TrustedProxies:
+    """Networks whose X-Forwarded-* fields are believed (SPEC H3). Trust is by the socket's address, never by a header."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in networks)
+
+    def trusts(self, address: str) -> bool:
+        """Whether an address is a proxy of ours; text that is no address is not."""
+        if not self._networks:
+            return False
+        try:
+            ip = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in self._networks)
+
+
+class Peer:
+    """The remote end of one connection; made once a connection.
+
+    Args:
+        ip, port: of the socket; "" and 0 on a Unix socket.
+        scheme: `http` or `https`, as the client spoke to us.
+        server_port: the port it came to.
+        trusted: its forwarding fields are believed.
+    """
+
+    __slots__ = ("_fixed_lines", "ip", "port", "proxies", "scheme", "server_port", "trusted")
+
+    def __init__(self, ip: str, port: int, scheme: str, server_port: int, proxies: TrustedProxies) -> None:
+        self.ip = ip
+        self.port = port
+        self.scheme = scheme
+        self.server_port = server_port
+        self.proxies = proxies
+        self.trusted = proxies.trusts(ip)
+        self._fixed_lines = _lines(ip, scheme, server_port)
+
+    def client_ip(self, fields: RequestFields) -> str:
+        """The client's address: the socket's, or the last untrusted hop that trusted proxies report."""
+        if not self.trusted:
+            return self.ip
+        hops = _forwarded_for(fields)
+        for hop in reversed(hops):
+            if not self.proxies.trusts(hop):
+                return hop
+        return hops[0] if hops else self.ip
+
+    def forwarding_lines(self, fields: RequestFields) -> bytes:
+        """Wire lines of Via and X-Forwarded-For, -Proto, -Port and -Host for the upstream."""
+        host = fields.found.get(b"host", b"")
+        if not self.trusted:
+            return b"%bx-forwarded-host: %b\r\n" % (self._fixed_lines, host)
+        return self._trusted_lines(fields, host)
+
+    def _trusted_lines(self, fields: RequestFields, host: bytes) -> bytes:
+        """What a proxy of ours said is kept where it is well-formed, and the chain grows by the proxy itself."""
+        found = fields.found
+        chain = ", ".join([*_forwarded_for(fields), self.ip])
+        proto = found.get(b"x-forwarded-proto", b"").lower()
+        scheme = proto.decode() if proto in (b"http", b"https") else self.scheme
+        port_text = found.get(b"x-forwarded-port", b"")
+        port = int(port_text) if port_text.isdigit() and len(port_text) <= 5 else self.server_port
+        forwarded_host = found.get(b"x-forwarded-host", b"")
+        return _lines(chain, scheme, port) + b"x-forwarded-host: %b\r\n" % (forwarded_host if is_authority(forwarded_host) else host)
+
+
+def _lines(chain: str, scheme: str, port: int) -> bytes:
+    text = f"via: 1.1 hms-gateway\r\nx-forwarded-for: {chain}\r\nx-forwarded-proto: {scheme}\r\nx-forwarded-port: {port}\r\n"
+    return text.encode("ascii")
+
+
+def _forwarded_for(fields: RequestFields) -> list[str]:
+    """The addresses of all X-Forwarded-For lines, oldest first; what is no address ends the chain towards the client."""
+    hops: list[str] = []
+    text = b",".join(fields.all(b"x-forwarded-for")).decode("latin-1")
+    for part in reversed(text.split(",")[-MAX_HOPS:]):
+        try:
+            hops.append(str(ipaddress.ip_address(part.strip())))
+        except ValueError:
+            break
+    return hops[::-1]

@@ -1,0 +1,330 @@
+"""The straight path of a request: match, authenticate, authorize, admit, target, observe.
+
+Steps raise `GatewayError`; `handle` is the one place that renders it. Everything a step needs was computed when the routes were compiled.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable
+from random import getrandbits
+from typing import Protocol
+
+from gateway.admission.keys import Facts
+from gateway.admission.plan import AdmissionPlan
+from gateway.admission.verdict import Verdict
+from gateway.auth.principal import Principal
+from gateway.cors import PREFLIGHT_STATUS
+from gateway.errors import (
+    BodyTooLarge,
+    GatewayError,
+    Internal,
+    MalformedMessage,
+    MethodNotAllowed,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+    problem,
+)
+from gateway.exchange import Exchange
+from gateway.headers import FieldList, FieldTable, RequestFields, parse_lines, request_body_length
+from gateway.paths import canonical, is_authority, split_target
+from gateway.plan import RoutePlan
+from gateway.router import EVERY_METHOD, HeaderLookup, Match, hostname
+from gateway.telemetry.observation import Observation
+from gateway.telemetry.trace_context import Trace
+from gateway.upstream.http1 import ClientGone
+
+logger = logging.getLogger("gateway.pipeline")
+
+#: Status that records show when the client left before an answer; nginx's number for the same.
+CLIENT_GONE_STATUS = 499
+
+_NONE: list[bytes] = []
+
+
+class Authenticator(Protocol):
+    """Turns credentials into a principal."""
+
+    def cached(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
+        """A principal that was verified before and still holds."""
+
+    async def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
+        """A principal; None when there are no credentials. Raises Unauthorized or Unavailable."""
+
+
+class Admission(Protocol):
+    """Decides revocation and limits in the store."""
+
+    def admit(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Awaitable[Verdict]:
+        """The verdict. Raises Unavailable."""
+
+    def release(self, verdict: Verdict) -> None:
+        """Give leases back."""
+
+
+class RouteTable(Protocol):
+    """Finds the plan of a request."""
+
+    def match(self, host: str, method: str, path: str, headers: HeaderLookup = ...) -> Match[RoutePlan]:
+        """Raises NotFound or MethodNotAllowed."""
+
+    def allowed_methods(self, host: str, path: str, headers: HeaderLookup = ...) -> tuple[str, ...]:
+        """For OPTIONS."""
+
+
+class TraceStarter(Protocol):
+    """Gives each request its trace."""
+
+    def start(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
+        """The trace of a request with these field values."""
+
+
+class Observer(Protocol):
+    """Told of every finished request. Never raises."""
+
+    @property
+    def accepting(self) -> bool:
+        """False while a record of one more request could be lost."""
+
+    def observe(self, observation: Observation) -> None:
+        """A request is over."""
+
+
+class Pipeline:
+    """Handles exchanges, whichever adapter they come by.
+
+    Args:
+        routes: the compiled table.
+        fields: sorts request fields.
+        api_key_header: lower-case name of the field that carries API keys; empty when there are none.
+        max_in_flight: exchanges at once; more are refused with 503 `overloaded`.
+        generation: number of this configuration.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        fields: FieldTable,
+        tracer: TraceStarter,
+        authenticator: Authenticator,
+        admission: Admission,
+        observer: Observer,
+        api_key_header: bytes = b"",
+        max_in_flight: int = 4096,
+        generation: int = 1,
+    ) -> None:
+        self._routes = routes
+        self._fields = fields
+        self._tracer = tracer
+        self._authenticator = authenticator
+        self._admission = admission
+        self._observer = observer
+        self._api_key_header = api_key_header
+        self._max_in_flight = max_in_flight
+        self._generation = generation
+        # Global state
+        self.in_flight = 0
+
+    def open(self, exchange: Exchange) -> None:
+        """Read the head of a request and find its route. What is wrong with it is kept in `exchange.refusal` for `handle` to tell."""
+        started_ns = time.time_ns()
+        try:
+            fields = exchange.fields = self._fields.sort(exchange.headers)
+        except GatewayError as error:
+            fields = exchange.fields = RequestFields()
+            exchange.refusal = error
+        found = fields.found
+        if b"traceparent" in found or b"baggage" in found:
+            trace = self._tracer.start(fields.all(b"traceparent"), fields.all(b"tracestate"), fields.all(b"baggage"))
+        else:
+            trace = self._tracer.start(_NONE, _NONE, _NONE)
+        observation = exchange.observation = Observation(started_ns, trace)
+        peer = exchange.peer
+        exchange.client_ip = peer.client_ip(fields) if peer.trusted else peer.ip
+        self._describe(exchange, observation)
+        if exchange.refusal is not None:
+            return
+        try:
+            self._find_route(exchange, observation)
+        except GatewayError as error:
+            exchange.refusal = error
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Take an opened exchange through all its steps. Raises only CancelledError, when the client left."""
+        observation = exchange.observation
+        verdict: Verdict | None = None
+        self.in_flight += 1
+        try:
+            if exchange.refusal is not None:
+                raise exchange.refusal
+            plan = exchange.plan
+            assert plan is not None
+            self._check_room(exchange, plan)
+            if plan.authenticate:
+                await self._authenticate(exchange, plan)
+            plan.authorize(exchange.principal)
+            if plan.admission.needs(exchange.principal):
+                verdict = await self._admission.admit(plan.admission, exchange.principal, exchange)
+                self._apply(verdict, exchange, observation)
+            if plan.forwarder is not None:
+                assert plan.shape is not None
+                await plan.forwarder.forward(exchange, plan.shape)
+            else:
+                assert plan.local is not None
+                await exchange.serve(plan.local.app, mounted=plan.local.mounted)
+        except GatewayError as error:
+            await self._tell(exchange, error)
+        except ClientGone:
+            _left(observation)
+        except Exception as exc:
+            logger.exception("request %s failed", observation.request_id)
+            await self._tell(exchange, Internal(reason=f"exception_{type(exc).__name__}"))
+        except BaseException:
+            _left(observation)
+            raise
+        finally:
+            self.in_flight -= 1
+            if verdict is not None:
+                self._admission.release(verdict)
+            observation.ended_ns = time.time_ns()
+            self._observer.observe(observation)
+
+    # Opening
+
+    def _describe(self, exchange: Exchange, observation: Observation) -> None:
+        """Facts for the records that every request has."""
+        found = exchange.fields.found
+        peer = exchange.peer
+        observation.method = exchange.method
+        observation.peer_ip = peer.ip
+        observation.client_port = peer.port
+        observation.client_ip = exchange.client_ip
+        observation.generation = self._generation
+        agent = found.get(b"user-agent")
+        if agent is not None:
+            observation.user_agent = agent.decode("latin-1")
+        inbound = found.get(b"x-request-id") if peer.trusted else None
+        if inbound is not None and 0 < len(inbound) <= 128 and inbound.isascii() and inbound.replace(b"-", b"").isalnum():
+            observation.request_id = inbound.decode("ascii")
+        else:
+            observation.request_id = f"{getrandbits(64):016x}"
+
+    def _find_route(self, exchange: Exchange, observation: Observation) -> None:
+        authority, exchange.path, exchange.query = split_target(exchange.target, exchange.method)
+        host = exchange.fields.found.get(b"host")
+        if host is None:
+            if exchange.version_11:
+                raise MalformedMessage("An HTTP/1.1 request needs a Host field.", reason="host_missing")
+            host = b""
+        elif not is_authority(host):
+            raise MalformedMessage("The Host field is not a valid host.", reason="host_invalid")
+        exchange.host = observation.host = hostname(authority if authority is not None else host.decode("ascii"))
+        exchange.body_length = request_body_length(exchange.fields)
+        if exchange.path == b"*":
+            return self._answer_options(exchange, EVERY_METHOD)
+        path = canonical(exchange.path)
+        try:
+            match = self._routes.match(exchange.host, exchange.method, path, exchange.header_text)
+        except MethodNotAllowed as error:
+            if exchange.method != "OPTIONS":
+                raise
+            return self._answer_options(exchange, error.allow, path)
+        plan = exchange.plan = match.value
+        observation.route = match.route
+        observation.service = plan.service
+        exchange.params = observation.path_params = match.params
+        exchange.cors_lines = plan.cors.simple(exchange.fields.found.get(b"origin"))
+        return None
+
+    def _answer_options(self, exchange: Exchange, allow: tuple[str, ...], path: str = "") -> None:
+        """OPTIONS that no route claims is answered from the table (RFC 9110 section 9.3.7), a preflight by its route's CORS rules."""
+        asked = exchange.header(b"access-control-request-method")
+        origin = exchange.fields.found.get(b"origin")
+        if asked is not None and origin is not None and path:
+            method = asked.decode("latin-1")
+            if method in allow:
+                match = self._routes.match(exchange.host, method, path, exchange.header_text)
+                exchange.observation.route = match.route
+                lines = match.value.cors.preflight(origin, asked, exchange.header(b"access-control-request-headers") or b"")
+                if lines is not None:
+                    exchange.refusal = _Answer(PREFLIGHT_STATUS, parse_lines(lines))
+                    return
+        exchange.refusal = _Answer(PREFLIGHT_STATUS, [(b"allow", ", ".join(allow).encode("ascii"))])
+
+    # Steps
+
+    def _check_room(self, exchange: Exchange, plan: RoutePlan) -> None:
+        if self.in_flight > self._max_in_flight:
+            raise Unavailable("overloaded", reason="in_flight")
+        if not self._observer.accepting:
+            raise Unavailable("overloaded", reason="audit_full")
+        length = exchange.body_length
+        if length is not None and length > plan.max_body_bytes:
+            raise BodyTooLarge()
+
+    async def _authenticate(self, exchange: Exchange, plan: RoutePlan) -> None:
+        fields = exchange.fields
+        authorization = fields.found.get(b"authorization")
+        api_key = fields.found.get(self._api_key_header) if self._api_key_header else None
+        if fields.repeated:
+            self._refuse_repeated(fields)
+        principal = self._authenticator.cached(authorization, api_key)
+        if principal is None:
+            principal = await self._authenticator.authenticate(authorization, api_key)
+            if principal is None and plan.required:
+                raise Unauthorized()
+        exchange.principal = exchange.observation.principal = principal
+
+    def _refuse_repeated(self, fields: RequestFields) -> None:
+        """Exactly one credential: with two, whose is the request?"""
+        for name, _ in fields.repeated:
+            if name == b"authorization" or name == self._api_key_header:
+                raise Unauthorized("More than one credential was sent.", code="token_invalid", reason="credentials_repeated")
+
+    def _apply(self, verdict: Verdict, exchange: Exchange, observation: Observation) -> None:
+        exchange.limit_lines = verdict.header_block
+        observation.limits = verdict.remaining
+        if verdict.shadow_violated:
+            observation.shadow_limited = verdict.shadow_violated
+        if verdict.allowed:
+            return
+        if verdict.revoked:
+            exchange.limit_lines = b""
+            raise Unauthorized("The token has been revoked.", code="token_revoked", reason=f"revoked_{verdict.revoked}")
+        raise RateLimited(verdict.violated, [(b"retry-after", b"%d" % verdict.retry_after_seconds)])
+
+    # Telling
+
+    async def _tell(self, exchange: Exchange, error: GatewayError) -> None:
+        """Answer with an error, or cut a response that has begun."""
+        observation = exchange.observation
+        if isinstance(error, _Answer):
+            observation.status = error.answer_status
+            await exchange.respond(error.answer_status, error.headers, b"")
+            return
+        observation.code = error.code
+        observation.reason = error.reason
+        observation.denied = error.status < 500 or isinstance(error, Unavailable)
+        if exchange.response_started:
+            exchange.cut()
+            return
+        observation.status = error.status
+        body = problem(error, observation.trace.trace_id_hex)
+        headers: FieldList = [(b"content-type", b"application/problem+json"), *error.headers]
+        await exchange.respond(error.status, headers, body, close=error.close)
+
+
+class _Answer(GatewayError):
+    """Not an error: an answer that was decided while the request was opened."""
+
+    def __init__(self, status: int, headers: FieldList) -> None:
+        super().__init__(headers=headers)
+        self.answer_status = status
+
+
+def _left(observation: Observation) -> None:
+    observation.status = CLIENT_GONE_STATUS
+    observation.reason = "client_gone"

@@ -1,0 +1,245 @@
+"""One request that came through ASGI: from uvicorn's cycle for applications of this process, or from any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.errors import BadGateway, BodyTooLarge, GatewayError, Internal, MalformedMessage
+from gateway.exchange import Exchange, current_exchange
+from gateway.headers import FieldList, merge_limits, parse_lines, response_fields
+from gateway.peer import Peer
+from gateway.route import ASGIApp
+from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, UpstreamConnection
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_BODILESS = frozenset((204, 304))
+#: HTTP/2 and 3 requests may have a body without saying its length; these methods are taken to have none.
+_WITHOUT_BODY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"))
+
+
+class AsgiExchange(Exchange):
+    """An exchange between an ASGI server and either an upstream connection or an application of this process."""
+
+    __slots__ = (
+        "_body_done",
+        "_queue",
+        "_queued_bytes",
+        "_receive",
+        "_received_bytes",
+        "_scope",
+        "_send",
+        "_started",
+        "_upload_task",
+        "_wake",
+        "_writable",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, peer: Peer) -> None:
+        target = scope.get("raw_path") or scope["path"].encode("utf-8")
+        if scope["query_string"]:
+            target = target + b"?" + scope["query_string"]
+        headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
+        super().__init__(scope["method"], target, headers, scope["http_version"] == "1.1", peer)
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._started = False
+        self._body_done = False
+        self._received_bytes = 0
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._upload_task: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        """Called when the exchange was opened: what the head alone says about the body."""
+        http2 = self._scope["http_version"] not in ("1.0", "1.1")
+        if self.body_length == 0 and http2 and b"content-length" not in self.fields.found and self.method not in _WITHOUT_BODY:
+            self.body_length = None
+        self._body_done = self.body_length == 0
+
+    @property
+    def response_started(self) -> bool:
+        return self._started
+
+    @property
+    def replayable(self) -> bool:
+        return self._body_done and self._received_bytes == 0
+
+    async def respond(self, status: int, headers: FieldList, body: bytes, *, close: bool = False) -> None:
+        fields = [*headers, *self._own_fields(self.limit_lines)]
+        if status not in _BODILESS:
+            fields.append((b"content-length", b"%d" % len(body)))
+        if close and self.version_11:
+            fields.append((b"connection", b"close"))
+        if self.method == "HEAD":
+            body = b""
+        self.observation.response_bytes = len(body)
+        await self._start(status, fields)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _start(self, status: int, fields: FieldList) -> None:
+        self._started = True
+        self.observation.status = status
+        self.observation.request_bytes = self._received_bytes
+        await self._send({"type": "http.response.start", "status": status, "headers": fields})
+
+    def _own_fields(self, limit_lines: bytes) -> FieldList:
+        response_lines = self.plan.response_lines if self.plan is not None else b""
+        fields = [(b"x-request-id", self.observation.request_id.encode("ascii"))]
+        return fields + parse_lines(limit_lines + self.cors_lines + response_lines)
+
+    # The request's body
+
+    async def receive(self) -> Message:
+        """The next message of the server, with the body bounded.
+
+        Raises:
+            BodyTooLarge: more than the route accepts.
+        """
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received_bytes += len(message.get("body", b""))
+            assert self.plan is not None
+            if self._received_bytes > self.plan.max_body_bytes:
+                raise BodyTooLarge()
+            if not message.get("more_body", False):
+                self._body_done = True
+        return message
+
+    def first_body(self) -> bytes:
+        return b""
+
+    def begin_upload(self, connection: UpstreamConnection) -> None:
+        if self._body_done:
+            connection.request_sent = True
+        self.close()
+        self._upload_task = asyncio.get_running_loop().create_task(self._upload(connection))
+
+    async def _upload(self, connection: UpstreamConnection) -> None:
+        """Send the body as it comes, then watch for the client to leave."""
+        chunked = self.body_length is None
+        try:
+            while not self._body_done:
+                message = await self.receive()
+                if message["type"] != "http.request":
+                    connection.abort(ClientGone())
+                    return
+                data = message.get("body", b"")
+                if data:
+                    connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+                    connection.touch()
+                if connection.write_paused:
+                    self._writable.clear()
+                    await self._writable.wait()
+            if not connection.request_sent:
+                if chunked:
+                    connection.write(b"0\r\n\r\n")
+                elif self._received_bytes != self.body_length:
+                    raise MalformedMessage(reason="body_length")
+                connection.request_sent = True
+                connection.touch()
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            connection.abort(ClientGone())
+        except GatewayError as error:
+            connection.abort(error)
+
+    def relay_pause(self, paused: bool) -> None:
+        if not paused:
+            self._writable.set()
+
+    # The response
+
+    def relay_interim(self, status: int, headers: FieldList) -> None:
+        """ASGI has no interim responses; the server answers Expect by itself."""
+
+    def relay_data(self, data: bytes) -> None:
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+        self._wake.set()
+        if self._queued_bytes > HIGH_WATER_BYTES and self.upstream is not None:
+            self.upstream.pause_reading(True)
+
+    def close(self) -> None:
+        """End what runs beside the exchange."""
+        if self._upload_task is not None:
+            self._upload_task.cancel()
+            self._upload_task = None
+
+    async def relay(self, connection: UpstreamConnection) -> None:
+        head = connection.head
+        assert head is not None
+        if not 200 <= head.status <= 599:
+            raise BadGateway(reason="upstream_status")
+        assert self.plan is not None
+        fields = response_fields(head.headers, self.plan.response_dropped)
+        limits = self.limit_lines
+        if limits:
+            limits, fields = merge_limits(limits, fields)
+        fields = fields + self._own_fields(limits)
+        if head.length is not None:
+            fields.append((b"content-length", b"%d" % head.length))
+        complete = connection.complete
+        body = connection.take_body()
+        await self._start(head.status, fields)
+        if not complete:
+            await self._stream(connection, body)
+            body = b""
+        self.observation.response_bytes += len(body)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
+        if body:
+            self.relay_data(body)
+        finished = connection.wait_finished()
+        finished.add_done_callback(lambda _: self._wake.set())
+        while self._queue or not finished.done():
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            data = self._queue.popleft()
+            self.observation.response_bytes += len(data)
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            self._queued_bytes -= len(data)
+            if self._queued_bytes <= HIGH_WATER_BYTES:
+                connection.pause_reading(False)
+        finished.result()
+
+    def cut(self) -> None:
+        """Nothing to send: an ASGI server cuts a response whose application ends without completing it."""
+
+    async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
+        scope = dict(self._scope)
+        scope["path_params"] = dict(self.params)
+        scope["state"] = {**scope.get("state", {}), "exchange": self}
+        if mounted:
+            assert self.plan is not None
+            scope["root_path"] = scope.get("root_path", "") + self.plan.route.path.rstrip("/")
+        token = current_exchange.set(self)
+        try:
+            await app(scope, self.receive, self._send_local)
+        finally:
+            current_exchange.reset(token)
+        if not self._started:
+            raise Internal(reason="handler_no_response")
+
+    async def _send_local(self, message: Message) -> None:
+        """Pass an application's message on, with our fields in the head."""
+        if message["type"] == "http.response.start":
+            assert self.plan is not None
+            fields = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+            fields = [field for field in fields if field[0] == b"content-length" or field[0] not in self.plan.response_dropped]
+            await self._start(message["status"], fields + self._own_fields(self.limit_lines))
+            return
+        self.observation.response_bytes += len(message.get("body", b""))
+        await self._send(message)

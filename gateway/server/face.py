@@ -1,0 +1,93 @@
+"""The gateway as an ASGI application: the same pipeline for any ASGI server, and for requests that our own protocol hands to Python code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from gateway.errors import ConfigError
+from gateway.peer import Peer
+from gateway.server.asgi import AsgiExchange, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from gateway.assembly import Runtime
+
+
+class AsgiFace:
+    """An ASGI application around a runtime that is opened when the server starts.
+
+    A server, or a test, that sends no lifespan events gets a runtime with its first request; `close` ends it.
+
+    Args:
+        opener: gives a started runtime.
+    """
+
+    def __init__(self, opener: Callable[[], Awaitable[Runtime]]) -> None:
+        self._opener = opener
+        self._runtime: Runtime | None = None
+        self._opening: asyncio.Lock | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """What is at work.
+
+        Raises:
+            RuntimeError: not running.
+        """
+        if self._runtime is None:
+            raise RuntimeError("the gateway is not running: start it, or enter its lifespan")
+        return self._runtime
+
+    async def open(self) -> Runtime:
+        """Start the runtime, once."""
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._runtime is None:
+                self._runtime = await self._opener()
+        return self._runtime
+
+    async def close(self) -> None:
+        """End the runtime."""
+        runtime, self._runtime = self._runtime, None
+        self._opening = None
+        if runtime is not None:
+            await runtime.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket route"})
+        else:
+            raise RuntimeError(f"ASGI scope type {kind!r} is not served")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        runtime = self._runtime or await self.open()
+        client: Any = scope.get("client") or ("", 0)
+        server: Any = scope.get("server") or ("", 0)
+        peer = Peer(client[0], client[1] or 0, scope["scheme"], server[1] or 0, runtime.front.proxies)
+        exchange = AsgiExchange(scope, receive, send, peer)
+        runtime.pipeline.open(exchange)
+        exchange.prepare()
+        try:
+            await runtime.pipeline.handle(exchange)
+        finally:
+            exchange.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.open()
+        except ConfigError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,369 @@
+"""The downstream connection, on uvicorn: queues requests, dispatches them one by one, and keeps time.
+
+Requests for services are handled here, wire to wire; requests for applications of this process go on through uvicorn's ordinary ASGI cycle
+into the gateway's ASGI face. Either way the pipeline is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, ClassVar, Protocol
+from urllib.parse import unquote
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from gateway.deadlines import Deadlines
+from gateway.errors import GatewayError, RequestTimeout, Unavailable
+from gateway.exchange import Exchange
+from gateway.peer import Peer, TrustedProxies
+from gateway.server.http1 import RequestHead, StrictHttp1Protocol
+from gateway.server.wire import WireExchange
+from gateway.settings import Maxima, ServerTimeouts
+from gateway.upstream.http1 import HIGH_WATER_BYTES
+
+#: After an answer that leaves a request half read we go on reading for so long, so that the answer isn't lost to a reset
+#: (RFC 9112 section 9.6).
+LINGER_SECONDS = 2.0
+
+
+class Handler(Protocol):
+    """The pipeline, as the protocol uses it."""
+
+    def open(self, exchange: Exchange) -> None:
+        """Read the head and find the route."""
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Do the rest."""
+
+
+class Front:
+    """What all connections of a server share; changed only when a configuration generation is swapped.
+
+    Args:
+        handler: the pipeline.
+        maxima, timeouts: bounds on clients.
+        proxies: whose forwarding fields are believed.
+        deadlines: watches over the connections.
+    """
+
+    __slots__ = ("deadlines", "handler", "maxima", "proxies", "timeouts")
+
+    def __init__(self, handler: Handler, maxima: Maxima, timeouts: ServerTimeouts, proxies: TrustedProxies, deadlines: Deadlines) -> None:
+        self.handler = handler
+        self.maxima = maxima
+        self.timeouts = timeouts
+        self.proxies = proxies
+        self.deadlines = deadlines
+
+
+class CycleExchange:
+    """A request that uvicorn's ASGI cycle answers; fed by the protocol like a `WireExchange`."""
+
+    __slots__ = ("cycle", "flow_limit", "task")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.cycle = cycle
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def body_done(self) -> bool:
+        return not self.cycle.more_body
+
+    def feed(self, data: bytes) -> None:
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += data
+        if len(cycle.body) > HIGH_WATER_BYTES:
+            cycle.flow.pause_reading()
+        cycle.message_event.set()
+
+    def complete(self) -> None:
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def fail(self, error: GatewayError) -> None:
+        """The application sees the client leave: its request is never whole."""
+        self.gone()
+        self.cycle.transport.close()
+
+    def gone(self) -> None:
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+    def end_keep_alive(self) -> None:
+        self.cycle.keep_alive = False
+
+    def write_paused(self, paused: bool) -> None:
+        """The cycle waits for the flow control by itself."""
+
+
+class GatewayProtocol(StrictHttp1Protocol):
+    """One client connection. `server_protocol` binds it to a `Front`."""
+
+    front: ClassVar[Front]
+    peer: Peer
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        super().__init__(self.front.maxima, config, server_state, app_state, _loop)
+        # Per-connection state
+        self._queue: deque[WireExchange] = deque()
+        self._active: WireExchange | CycleExchange | None = None
+        self._newest: WireExchange | CycleExchange | None = None
+        self._pauses: set[str] = set()
+        self.writing_paused = False
+        self._closing = False
+        self._lingering = False
+        #: When `expire` is called (`loop.time()`); what is waited for follows from the state.
+        self.deadline = 0.0
+
+    def __repr__(self) -> str:
+        state = "lingering" if self._lingering else "busy" if self._active is not None else "idle"
+        return f"<GatewayProtocol {state} queued={len(self._queue)}>"
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        front = self.front
+        client = get_remote_addr(self.transport)
+        local = get_local_addr(self.transport)
+        scheme = "https" if is_ssl(self.transport) else "http"
+        ip, port = client or ("", 0)
+        self.peer = Peer(ip, port, scheme, (local[1] if local else None) or 0, front.proxies)
+        self.deadline = self.loop.time() + front.timeouts.header
+        front.deadlines.add(self)
+        if len(self.connections) > front.maxima.connections:
+            self.refused(Unavailable("overloaded", reason="connections"))
+            self.read_done()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.front.deadlines.discard(self)
+        self.connections.discard(self)
+        self._closing = True
+        self._queue.clear()
+        if self._active is not None:
+            self._active.gone()
+        if self.flow is not None:
+            self.flow.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._lingering:
+            super().data_received(data)
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+        self.flow.pause_writing()
+        self.deadline = self.loop.time() + self.front.timeouts.body
+        if self._active is not None:
+            self._active.write_paused(True)
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        self.flow.resume_writing()
+        self.deadline = 0.0
+        if self._active is not None:
+            self._active.write_paused(False)
+        else:
+            self._next()
+
+    # Reading
+
+    def head_received(self, head: RequestHead) -> None:
+        exchange = WireExchange(self, head)
+        self._newest = exchange
+        self._queue.append(exchange)
+
+    def body_received(self, data: bytes) -> None:
+        if self._newest is not None:
+            self._newest.feed(data)
+            self.deadline = self.loop.time() + self.front.timeouts.body
+
+    def body_complete(self) -> None:
+        if self._newest is not None:
+            self._newest.complete()
+            self._newest = None
+            self.deadline = 0.0
+
+    def refused(self, error: GatewayError) -> None:
+        exchange = self._newest
+        self._newest = None
+        if exchange is None:
+            exchange = WireExchange(self, RequestHead(b"", b"", True, [], False))
+            self._queue.append(exchange)
+        exchange.fail(error)
+
+    def read_done(self) -> None:
+        if self._active is None:
+            self._next()
+        elif self._queue:
+            self.pause_reading("pipeline")
+        if self._newest is not None:
+            self.deadline = self.loop.time() + self.front.timeouts.body
+
+    def pause_reading(self, reason: str) -> None:
+        """Take nothing more from the client, for a reason that is named again when it ends."""
+        self._pauses.add(reason)
+        self.flow.pause_reading()
+
+    def resume_reading(self, reason: str) -> None:
+        """A reason for not reading has ended."""
+        if self._pauses:
+            self._pauses.discard(reason)
+            if not self._pauses:
+                self.flow.resume_reading()
+
+    # Dispatching
+
+    def _next(self) -> None:
+        """Start the oldest queued request, when its turn has come and the client has room for the answer."""
+        if self._closing or self.writing_paused:
+            return
+        if not self._queue:
+            self.resume_reading("pipeline")
+            if self._newest is None:
+                self.deadline = self.loop.time() + self.front.timeouts.idle
+            return
+        exchange = self._queue.popleft()
+        handler = self.front.handler
+        handler.open(exchange)
+        if self._newest is None:
+            self.deadline = 0.0
+        plan = exchange.plan
+        if plan is not None and plan.local is not None and exchange.refusal is None:
+            self._start_cycle(exchange)
+            return
+        self._active = exchange
+        task = exchange.task = self.loop.create_task(handler.handle(exchange))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _start_cycle(self, exchange: WireExchange) -> None:
+        cycle = RequestResponseCycle(
+            scope=self._http_scope(exchange),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=exchange.header(b"expect") is not None,
+            keep_alive=exchange.keep_alive,
+            on_response=self._cycle_done,
+        )
+        active = CycleExchange(cycle)
+        for chunk in exchange.buffered:
+            active.feed(chunk)
+        if exchange.body_done:
+            active.complete()
+        if self._newest is exchange:
+            self._newest = active
+        self._active = active
+        self._start_asgi_task(cycle, self.app)
+
+    def _http_scope(self, exchange: WireExchange) -> Any:
+        path, _, query = exchange.target.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1" if exchange.version_11 else "1.0",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": exchange.headers,
+            "state": self.app_state.copy(),
+            "method": exchange.method,
+            "path": unquote(path.decode("ascii")),
+            "raw_path": path,
+            "query_string": query,
+        }
+
+    def _cycle_done(self) -> None:
+        active = self._active
+        assert isinstance(active, CycleExchange)
+        self._exchange_over(keep_alive=active.cycle.keep_alive, body_done=active.body_done)
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client, unless it is gone."""
+        if not self._closing:
+            self.transport.write(data)
+
+    def exchange_done(self, exchange: WireExchange, *, keep_alive: bool) -> None:
+        """An answer was written whole."""
+        self._exchange_over(keep_alive=keep_alive, body_done=exchange.body_done)
+
+    def exchange_cut(self, exchange: WireExchange, *, clean: bool) -> None:
+        """An answer can't be completed. Without its last chunk or its last bytes a client notices that by a close; where the close itself
+        ends the body, only a reset tells (RFC 9112 section 8)."""
+        self._closing = True
+        if clean:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def _exchange_over(self, *, keep_alive: bool, body_done: bool) -> None:
+        self.server_state.total_requests += 1
+        self._active = None
+        if self._closing:
+            return
+        if not keep_alive:
+            self._close(lingering=not body_done)
+            return
+        self._pauses.discard("buffer")
+        self.resume_reading("upstream")
+        self._next()
+
+    def _close(self, *, lingering: bool) -> None:
+        self._closing = True
+        self.stop_reading_requests()
+        if not lingering or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._lingering = True
+        self._newest = None
+        self._pauses.clear()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.deadline = self.loop.time() + LINGER_SECONDS
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when the server stops: answer what is there, then close."""
+        self._queue.clear()
+        self.stop_reading_requests()
+        if self._active is None:
+            self._closing = True
+            self.transport.close()
+        else:
+            self._active.end_keep_alive()
+
+    # Time
+
+    def expire(self) -> None:
+        """A deadline has passed: a slow head or body is told so, silence is not, and who doesn't read is cut off."""
+        self.deadline = 0.0
+        if self._lingering or self.writing_paused:
+            self.transport.abort()
+        elif self._newest is not None:
+            self.refused(RequestTimeout(reason="body_timeout"))
+            self.read_done()
+        elif self.in_head:
+            self.refused(RequestTimeout(reason="header_timeout"))
+            self.read_done()
+        elif self._active is None:
+            self._closing = True
+            self.transport.close()
+
+
+def server_protocol(front: Front) -> type[GatewayProtocol]:
+    """The protocol class for uvicorn's `http=` option, bound to what its connections share."""
+    return type("BoundGatewayProtocol", (GatewayProtocol,), {"front": front})

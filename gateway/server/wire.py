@@ -1,0 +1,257 @@
+"""One request that came over our own protocol: bytes in, bytes out, no ASGI in between."""
+
+from __future__ import annotations
+
+from asyncio import Task
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from gateway.errors import BadGateway, BodyTooLarge, GatewayError
+from gateway.exchange import Exchange
+from gateway.headers import FieldList, merge_limits, response_fields
+from gateway.server.http1 import RequestHead
+from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, UpstreamConnection
+
+if TYPE_CHECKING:
+    from gateway.route import ASGIApp
+    from gateway.server.protocol import GatewayProtocol
+
+LAST_CHUNK = b"0\r\n\r\n"
+_BODILESS = frozenset((204, 304))
+
+
+class WireExchange(Exchange):
+    """An exchange between our protocol and an upstream connection, piped by callbacks once the response has begun.
+
+    The protocol feeds it (`feed`, `complete`, `gone`, `fail`); the pipeline runs it.
+    """
+
+    __slots__ = (
+        "_body_done",
+        "_buffered_bytes",
+        "_chunked_response",
+        "_chunks",
+        "_keep_alive",
+        "_protocol",
+        "_received_bytes",
+        "_started",
+        "_upload",
+        "task",
+    )
+
+    def __init__(self, protocol: GatewayProtocol, head: RequestHead) -> None:
+        super().__init__(head.method.decode("ascii"), head.target, head.headers, head.version_11, protocol.peer)
+        self._protocol = protocol
+        self._keep_alive = head.keep_alive
+        self._chunks: list[bytes] = []
+        self._buffered_bytes = 0
+        self._received_bytes = 0
+        self._body_done = False
+        self._upload: UpstreamConnection | None = None
+        self._started = False
+        self._chunked_response = False
+        self.task: Task[None] | None = None
+
+    # Fed by the protocol
+
+    @property
+    def body_done(self) -> bool:
+        """Whether the whole request has arrived."""
+        return self._body_done
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may be used again."""
+        return self._keep_alive
+
+    @property
+    def buffered(self) -> list[bytes]:
+        """Body that arrived before anybody took it."""
+        return self._chunks
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        self._received_bytes += len(data)
+        plan = self.plan
+        if plan is not None and self._received_bytes > plan.max_body_bytes:
+            self.fail(BodyTooLarge())
+            return
+        upload = self._upload
+        if upload is None:
+            self._chunks.append(data)
+            self._buffered_bytes += len(data)
+            if self._buffered_bytes > HIGH_WATER_BYTES:
+                self._protocol.pause_reading("buffer")
+        else:
+            upload.write(b"%x\r\n%b\r\n" % (len(data), data) if self.body_length is None else data)
+            upload.touch()
+
+    def complete(self) -> None:
+        """The request's body is complete."""
+        self._body_done = True
+        upload = self._upload
+        if upload is not None:
+            if self.body_length is None:
+                upload.write(LAST_CHUNK)
+            upload.request_sent = True
+            upload.touch()
+
+    def fail(self, error: GatewayError) -> None:
+        """The rest of the request can't be taken."""
+        self.refusal = error
+        self._keep_alive = False
+        if self.upstream is not None:
+            self.upstream.abort(error)
+
+    def gone(self) -> None:
+        """The client left: stop the upstream's work (SPEC R7)."""
+        if self.upstream is not None:
+            self.upstream.abort(ClientGone())
+        elif self.task is not None:
+            self.task.cancel()
+
+    def end_keep_alive(self) -> None:
+        """Answer this request and then close."""
+        self._keep_alive = False
+
+    def write_paused(self, paused: bool) -> None:
+        """The client can't take more (True), or can again (False)."""
+        if self.upstream is not None:
+            self.upstream.pause_reading(paused)
+
+    # Exchange
+
+    @property
+    def response_started(self) -> bool:
+        return self._started
+
+    @property
+    def replayable(self) -> bool:
+        return self._body_done
+
+    def first_body(self) -> bytes:
+        chunks = self._chunks
+        if self.body_length is None:
+            framed = b"".join([b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks])
+            return framed + LAST_CHUNK if self._body_done else framed
+        if not chunks:
+            return b""
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def begin_upload(self, connection: UpstreamConnection) -> None:
+        if self._body_done:
+            connection.request_sent = True
+            return
+        self._upload = connection
+        self._chunks = []
+        if connection.write_paused:
+            self._protocol.pause_reading("upstream")
+        self._protocol.resume_reading("buffer")
+
+    async def respond(self, status: int, headers: FieldList, body: bytes, *, close: bool = False) -> None:
+        if close or not self._body_done:
+            self._keep_alive = False
+        lines = [STATUS_LINE[status]]
+        lines += [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
+        lines += [b"%b: %b\r\n" % field for field in headers]
+        if status not in _BODILESS:
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.append(self._own_lines(self.limit_lines))
+        if self.method != "HEAD" and body:
+            lines.append(body)
+            self.observation.response_bytes = len(body)
+        self._started = True
+        self._protocol.write(b"".join(lines))
+        self._finish()
+
+    def _own_lines(self, limit_lines: bytes) -> bytes:
+        """The fields that we add to every answer, and the end of the head."""
+        request_id = self.observation.request_id.encode("ascii")
+        closing = b"" if self._keep_alive else b"connection: close\r\n"
+        response_lines = self.plan.response_lines if self.plan is not None else b""
+        return b"x-request-id: %b\r\n%b%b%b%b\r\n" % (request_id, limit_lines, self.cors_lines, response_lines, closing)
+
+    async def relay(self, connection: UpstreamConnection) -> None:
+        head = connection.head
+        assert head is not None
+        complete = connection.complete
+        body = connection.take_body()
+        status = head.status
+        if not self._body_done:
+            self._keep_alive = False
+        data = self._response_head(status, head.headers, self._framing(status, head.length, complete, len(body)))
+        self.observation.status = status
+        self._started = True
+        if self.method == "HEAD" or status in _BODILESS:
+            self._protocol.write(data)
+        elif complete:
+            self.observation.response_bytes = len(body)
+            self._protocol.write(data + body)
+        else:
+            self._protocol.write(data)
+            await self._stream(connection, body)
+        self._finish()
+
+    def _framing(self, status: int, length: int | None, complete: bool, body_bytes: int) -> bytes:
+        """How the body is delimited towards this client (RFC 9112 section 6)."""
+        if status in _BODILESS and length is None:
+            return b""
+        if length is not None:
+            return b"content-length: %d\r\n" % length
+        if self.method == "HEAD":
+            return b""
+        if complete:
+            return b"content-length: %d\r\n" % body_bytes
+        if self.version_11:
+            self._chunked_response = True
+            return b"transfer-encoding: chunked\r\n"
+        self._keep_alive = False
+        return b""
+
+    def _response_head(self, status: int, headers: FieldList, framing: bytes) -> bytes:
+        line = STATUS_LINE.get(status)
+        if line is None:
+            raise BadGateway(reason="upstream_status")
+        assert self.plan is not None
+        fields = response_fields(headers, self.plan.response_dropped)
+        limits = self.limit_lines
+        if limits:
+            limits, fields = merge_limits(limits, fields)
+        return b"".join((line, b"".join([b"%b: %b\r\n" % field for field in fields]), framing, self._own_lines(limits)))
+
+    async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
+        if body:
+            self.relay_data(body)
+        finished = connection.wait_finished()
+        connection.pause_reading(self._protocol.writing_paused)
+        await finished
+        if self._chunked_response:
+            self._protocol.write(LAST_CHUNK)
+
+    def relay_data(self, data: bytes) -> None:
+        self.observation.response_bytes += len(data)
+        self._protocol.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked_response else data)
+
+    def relay_pause(self, paused: bool) -> None:
+        if paused:
+            self._protocol.pause_reading("upstream")
+        else:
+            self._protocol.resume_reading("upstream")
+
+    def relay_interim(self, status: int, headers: FieldList) -> None:
+        if self.version_11 and not self._started:
+            fields = b"".join([b"%b: %b\r\n" % field for field in response_fields(headers)])
+            self._protocol.write(STATUS_LINE[status] + fields + b"\r\n")
+
+    async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
+        raise AssertionError("applications of this process are served through ASGI")
+
+    def cut(self) -> None:
+        self._keep_alive = False
+        self._protocol.exchange_cut(self, clean=self._chunked_response)
+
+    def _finish(self) -> None:
+        self.observation.request_bytes = self._received_bytes
+        self._upload = None
+        self._protocol.exchange_done(self, keep_alive=self._keep_alive)

@@ -1,0 +1,415 @@
+"""One HTTP/1.1 connection to an upstream: the only file on this side that knows the parser.
+
+An exchange on a connection goes `begin` -> `response` resolves when the response's header is complete -> `start_relay` hands the body to a
+sink as it arrives -> `finished` resolves. A small response is usually complete when `response` resolves, so it costs one wake-up.
+
+The upstream is not trusted: conflicting framing, surplus bytes, a second response nobody asked for, oversized headers and unsolicited 101
+make the connection unusable and the response an error, never a mixed one (RFC 9112 sections 6.3 and 9.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import httptools
+
+from gateway.errors import BadGateway, GatewayError, GatewayTimeout
+from gateway.headers import connection_options
+from gateway.route import Timeouts
+
+#: Response header bytes and fields that we take from an upstream; nginx and Envoy draw the line near 32-64 KiB and 100 fields too.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_FIELDS = 200
+#: Interim responses before the final one; more is an upstream that plays with us.
+MAX_INTERIM = 16
+#: Body bytes kept while nobody relays yet, and unsent bytes after which a sender must pause.
+HIGH_WATER_BYTES = 64 * 1024
+
+_BODILESS = frozenset((204, 304))
+
+
+class Sink(Protocol):
+    """Where a response goes while it streams. Called from the event loop, must not block."""
+
+    def relay_data(self, data: bytes) -> None:
+        """A piece of the body, without transfer coding."""
+
+    def relay_pause(self, paused: bool) -> None:
+        """The upstream can't take more of the request's body (True), or can again (False)."""
+
+    def relay_interim(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """A 1xx response."""
+
+
+class ClientGone(Exception):
+    """The client left; nobody is there to be told."""
+
+
+class ResponseHead:
+    """Status and fields of a final response. `length` is the body's size in bytes, None when it is chunked or ends with the connection."""
+
+    __slots__ = ("headers", "length", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
+        self.status = status
+        self.headers = headers
+        self.length = length
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that carries one exchange at a time. Its pool owns it; the exchange borrows it."""
+
+    __slots__ = (
+        "_chunks",
+        "_complete",
+        "_error",
+        "_exchange_open",
+        "_fields",
+        "_head_bytes",
+        "_head_request",
+        "_interim",
+        "_loop",
+        "_parser",
+        "_paused_reading",
+        "_reason",
+        "_sink",
+        "_timeouts",
+        "_unread",
+        "_until_close",
+        "closed",
+        "deadline",
+        "finished",
+        "head",
+        "idle_since",
+        "keep_alive",
+        "request_sent",
+        "response",
+        "response_started",
+        "reused",
+        "total_deadline",
+        "transport",
+        "write_paused",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # Per-connection state
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._parser = httptools.HttpResponseParser(self)
+        self.closed = False
+        self.write_paused = False
+        self.reused = False
+        self.idle_since = 0.0
+        # Per-exchange state
+        self._timeouts = Timeouts()
+        self.total_deadline = 0.0
+        self._exchange_open = False
+        self._reset(head_request=False)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "busy" if self._exchange_open else "idle"
+        return f"<UpstreamConnection {state}{' reused' if self.reused else ''}>"
+
+    def _reset(self, *, head_request: bool) -> None:
+        self._head_request = head_request
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._interim = 0
+        self._chunks: list[bytes] = []
+        self._unread = 0
+        self._complete = False
+        self._until_close = False
+        self._error: GatewayError | None = None
+        self._sink: Sink | None = None
+        self._paused_reading = False
+        self.head: ResponseHead | None = None
+        self.response_started = False
+        self.request_sent = False
+        self.keep_alive = False
+        self.response: asyncio.Future[None] | None = None
+        self.finished: asyncio.Future[None] | None = None
+        self.deadline = 0.0
+
+    # Exchange interface
+
+    @property
+    def usable(self) -> bool:
+        """Whether another exchange may begin."""
+        return not self.closed and not self._exchange_open
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole response has arrived."""
+        return self._complete
+
+    def begin(self, data: bytes, sink: Sink, timeouts: Timeouts, total_deadline: float, *, head_request: bool) -> asyncio.Future[None]:
+        """Send the head of a request, with as much of its body as is there; returns the future that resolves with the response's head.
+
+        Args:
+            data: wire bytes.
+            sink: told of interim responses and of back-pressure.
+            timeouts: of this exchange.
+            total_deadline: `loop.time()` at which the whole exchange ends; 0 for none.
+            head_request: the method is HEAD, so the response has no body whatever its fields say (RFC 9112 section 6.3).
+        """
+        assert self.usable, "an exchange is open"
+        self._reset(head_request=head_request)
+        self._exchange_open = True
+        self._sink = sink
+        self._timeouts = timeouts
+        self.total_deadline = total_deadline
+        self.response = self._loop.create_future()
+        self.transport.write(data)
+        return self.response
+
+    def write(self, data: bytes) -> None:
+        """Send more of the request."""
+        if not self.closed:
+            self.transport.write(data)
+
+    def take_body(self) -> bytes:
+        """The body bytes that arrived so far and were not taken."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._unread = 0
+        return data
+
+    def wait_finished(self) -> asyncio.Future[None]:
+        """The future that resolves when the whole body has been handed to the sink, or raises what ended it early."""
+        self.finished = finished = self._loop.create_future()
+        if self._error is not None:
+            finished.set_exception(self._error)
+        elif self._complete:
+            finished.set_result(None)
+        return finished
+
+    def pause_reading(self, paused: bool) -> None:
+        """Stop or resume taking bytes from the upstream: the client's side of back-pressure."""
+        if self.closed or paused == self._paused_reading:
+            return
+        self._paused_reading = paused
+        if paused:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def end_exchange(self) -> bool:
+        """Close the exchange; returns whether the connection may be used again."""
+        reusable = (
+            self._exchange_open
+            and self._complete
+            and self.keep_alive
+            and self.request_sent
+            and self._error is None
+            and not self.closed
+            and not self.write_paused
+        )
+        self._exchange_open = False
+        self._sink = None
+        self.response = None
+        self.finished = None
+        if not reusable:
+            self.abort()
+        elif self._paused_reading:
+            self.pause_reading(False)
+        return reusable
+
+    def abort(self, error: GatewayError | ClientGone | None = None) -> None:
+        """Drop the connection; whoever waits for the exchange gets `error`."""
+        if error is not None:
+            self._fail(error)
+        if not self.closed:
+            self.closed = True
+            if self.transport is not None:
+                self.transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._exchange_open or self._complete:
+            # Bytes that no request asked for: a 408 on an idle connection, or an attempt to poison the next exchange.
+            self.keep_alive = False
+            self.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse("upstream_upgrade_unsolicited")
+            return
+        except httptools.HttpParserError as exc:
+            self._parse_failed(exc)
+            return
+        if self.head is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse("upstream_header_too_large")
+            return
+        self._advance()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if not self._exchange_open:
+            return
+        if self.head is not None and self._until_close and exc is None:
+            self._complete = True
+            self._advance()
+        elif not self._complete:
+            self._fail(BadGateway(reason="upstream_closed_early" if self.response_started else "upstream_reset"))
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self._sink is not None:
+            self._sink.relay_pause(True)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._sink is not None:
+            self._sink.relay_pause(False)
+
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        self.response_started = True
+        if self._complete:
+            self.keep_alive = False
+            raise BadGateway(reason="upstream_surplus_response")
+        self._fields = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is not None:
+            return  # A trailer: kept apart, which here means dropped (RFC 9110 section 6.5.1).
+        self._head_bytes += len(name) + len(value)
+        if len(self._fields) >= MAX_FIELDS or self._head_bytes > MAX_HEAD_BYTES:
+            raise BadGateway(reason="upstream_header_too_large")
+        self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim_received(status)
+            return
+        length, self._until_close = response_framing(self._fields, status, head_request=self._head_request)
+        self.head = ResponseHead(status, self._fields, length)
+        if self._head_request:
+            # The parser does not know that no body follows, so it can't be used again.
+            self.keep_alive = self._parser.get_http_version() == "1.1" and b"close" not in connection_options(
+                value for name, value in self._fields if name == b"connection"
+            )
+            self._complete = True
+            self._parser = httptools.HttpResponseParser(self)
+
+    def on_body(self, body: bytes) -> None:
+        if self._complete:
+            self.keep_alive = False
+            raise BadGateway(reason="upstream_surplus_bytes")
+        self._chunks.append(body)
+        self._unread += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.head is None or self._head_request:
+            return
+        self._complete = True
+        self.keep_alive = self._parser.should_keep_alive()
+
+    # Details
+
+    def _interim_received(self, status: int) -> None:
+        self._interim += 1
+        if status == 101:
+            raise BadGateway(reason="upstream_upgrade_unsolicited")
+        if self._interim > MAX_INTERIM:
+            raise BadGateway(reason="upstream_too_many_interim")
+        fields, self._fields = self._fields, []
+        self._head_bytes = 0
+        if self._sink is not None:
+            self._sink.relay_interim(status, fields)
+
+    def _advance(self) -> None:
+        """Tell whoever waits how far the response has come."""
+        response = self.response
+        if response is not None and not response.done():
+            response.set_result(None)
+        finished = self.finished
+        if finished is None:
+            if self._unread > HIGH_WATER_BYTES:
+                self.pause_reading(True)
+            return
+        if self._chunks and self._sink is not None:
+            self._sink.relay_data(self.take_body())
+        if self._complete:
+            if not finished.done():
+                finished.set_result(None)
+        else:
+            self.touch()
+
+    def touch(self) -> None:
+        """Something moved: start the silence, or the wait for the response's header, anew."""
+        timeouts = self._timeouts
+        allowed = timeouts.response if self.head is None and self.request_sent else timeouts.idle
+        deadline = self._loop.time() + allowed
+        self.deadline = min(deadline, self.total_deadline) if self.total_deadline else deadline
+
+    def expire(self) -> None:
+        """A deadline passed: what was waited for names the reason."""
+        if self.total_deadline and self.deadline >= self.total_deadline:
+            reason = "upstream_total_timeout"
+        elif self.head is not None or not self.request_sent:
+            reason = "upstream_idle_timeout"
+        else:
+            reason = "upstream_response_timeout"
+        self.abort(GatewayTimeout(reason=reason))
+
+    def _parse_failed(self, exc: httptools.HttpParserError) -> None:
+        cause = exc.__context__
+        if self._complete:
+            # The response itself is sound; what follows it is not, so the connection goes and the response stays.
+            self.keep_alive = False
+            self._advance()
+            return
+        self._refuse(cause.reason if isinstance(cause, GatewayError) else "upstream_protocol_error")
+
+    def _refuse(self, reason: str) -> None:
+        self.abort(BadGateway(reason=reason))
+
+    def _fail(self, error: GatewayError | ClientGone) -> None:
+        if isinstance(error, GatewayError):
+            self._error = error
+        self.keep_alive = False
+        for future in (self.response, self.finished):
+            if future is not None and not future.done():
+                future.set_exception(error)
+
+
+def response_framing(fields: list[tuple[bytes, bytes]], status: int, *, head_request: bool) -> tuple[int | None, bool]:
+    """How the body of a response is framed (RFC 9112 section 6.3): (length in bytes or None, ends with the connection).
+
+    Raises:
+        BadGateway: the framing fields contradict each other, so the response can't be told from what follows.
+    """
+    length: int | None = None
+    chunked = False
+    for name, value in fields:
+        if name == b"content-length":
+            if not value.isdigit() or length is not None:
+                raise BadGateway(reason="upstream_framing")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if chunked or value.strip().lower() != b"chunked":
+                raise BadGateway(reason="upstream_transfer_encoding")
+            chunked = True
+    if chunked and length is not None:
+        raise BadGateway(reason="upstream_framing")
+    if head_request or status in _BODILESS:
+        return length, False
+    return length, length is None and not chunked
