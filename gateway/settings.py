@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from discovery.instance import ConsulAgent
-from gateway.route import Route, Service, WhenUnavailable
+from gateway.route import Limit, Route, Service, WhenUnavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +197,8 @@ class Settings:
     consul: ConsulAgent | None = None
     authentication: AuthenticationSettings = AuthenticationSettings()
     services: Mapping[str, Service] = field(default_factory=dict)
+    #: By name, for routes that are declared later; those of `routes` have theirs already.
+    limits: Mapping[str, Limit] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     telemetry: TelemetrySettings = TelemetrySettings()
     audit: AuditSettings = AuditSettings()

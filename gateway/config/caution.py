@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from gateway.admission.limits import contradictions
@@ -14,9 +14,6 @@ from gateway.settings import Settings
 #: Prefix lengths below which a block of trusted proxies is wider than any one organisation's network needs.
 NARROWEST_WIDE_PREFIX = {4: 8, 6: 32}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Keys of which an anonymous request has none.
-IDENTITY_KEYS = ("subject", "client", "session", "claim")
-
 #: Key path, message, what would be better.
 _Caution = tuple[str, str, str]
 
@@ -124,13 +121,6 @@ def _public(route: Route) -> Iterator[tuple[str, str]]:
     asked = [key for key in ("scopes", "any_scope", "roles", "claims") if getattr(route, key)]
     if asked:
         yield f"{' and '.join(asked)} ask nothing of a public route", "authentication: required, or leave them out"
-    for limit in route.limits:
-        if _identified_only(limit.key):
-            yield f"the limit {limit.name} counts by {', '.join(limit.key)}, which anonymous requests do not have", "key: client_ip"
-
-
-def _identified_only(keys: Iterable[str]) -> bool:
-    return any(key.partition(":")[0] in IDENTITY_KEYS for key in keys) and "client_ip" not in keys
 
 
 def _capacity(limit: Limit) -> int:

@@ -138,6 +138,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
     report.problems += document.problems
     pieces = parts(document.data, report)
     files = Files(directory, report, required=require_files)
+    limits = _limits(pieces, report)
     settings = Settings(
         server=_server(pieces.server),
         admin=_admin(pieces.admin, environ, files),
@@ -145,7 +146,8 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
         consul=_consul(pieces, report, files),
         authentication=authentication(pieces.authentication, pieces.issuers, report, files),
         services={name: service(name, section, ("services", name), report, files) for name, section in pieces.services.items()},
-        routes=_routes(pieces, report),
+        limits=limits,
+        routes=_routes(pieces, limits, report),
         telemetry=_telemetry(pieces.telemetry),
         audit=AuditSettings(sink=tuple(pieces.audit.sink), format=pieces.audit.format),
         source=document.marks.file,
@@ -199,9 +201,12 @@ def _consul(pieces: Parts, report: Report, files: Files) -> ConsulAgent | None:
     )
 
 
-def _routes(pieces: Parts, report: Report) -> tuple[Route, ...]:
+def _limits(pieces: Parts, report: Report) -> dict[str, Limit]:
     built = {name: limit(name, section, ("limits", name), report) for name, section in pieces.limits.items()}
-    limits = {name: value for name, value in built.items() if value is not None}
+    return {name: value for name, value in built.items() if value is not None}
+
+
+def _routes(pieces: Parts, limits: Mapping[str, Limit], report: Report) -> tuple[Route, ...]:
     names = Names(pieces.service_names, limits, pieces.limit_names)
     rows = {}
     for index, section in pieces.routes.items():
