@@ -75,6 +75,9 @@ class ServedBy:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 3 when the address can't be used."""
     options = _options(arguments)
+    # uvicorn stops gracefully on these and then raises them again: an ordered end is a success, and no traceback.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     if options.parent:
         _end_with(options.parent)
     try:
