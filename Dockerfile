@@ -26,7 +26,8 @@ COPY gateway gateway
 RUN ["/opt/build/bin/pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=/wheels", "."]
 RUN ["/opt/build/bin/pip", "--python=/opt/hms-gateway/bin/python", "install", \
      "--no-deps", "--no-index", "--find-links=/wheels", "hms-gateway"]
-RUN ["mkdir", "-p", "/state"]
+# A volume mounted here takes over its owner, which is the user below.
+RUN ["mkdir", "-p", "/state/keys"]
 
 FROM ${BASE}
 ARG VERSION=0.1.0
