@@ -16,6 +16,7 @@ from itertools import cycle
 from math import gcd, log, log1p
 from operator import attrgetter
 from random import random, randrange
+from sys import byteorder
 from time import monotonic
 from typing import Literal, Protocol
 from zlib import crc32
@@ -269,4 +270,6 @@ def _scores(address: str) -> array[int]:
     # An extendable-output hash gives all the scores of an address in one call; the same ones in every process.
     scores = array("Q")
     scores.frombytes(shake_128(address.encode()).digest(SLOTS * scores.itemsize))
+    if byteorder == "big":
+        scores.byteswap()
     return scores
