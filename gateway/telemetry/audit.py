@@ -47,11 +47,7 @@ class Audit:
     @property
     def full(self) -> bool:
         """Whether a further request should be refused rather than go unrecorded (NIST SP 800-53 AU-5)."""
-        # A generator would be made anew for each request.
-        for writer in self._writers:  # noqa: SIM110
-            if writer.full:
-                return True
-        return False
+        return any(writer.full for writer in self._writers)
 
     def observe(self, observation: Observation) -> None:
         """Record a request."""
@@ -107,9 +103,7 @@ class Audit:
                 "method": observation.method,
                 "route": None if route is None else route.name,
                 "path_template": None if route is None else route.path,
-                "path_params": _allowed(observation.path_params, route.audit_path_params)
-                if route and route.audit_path_params
-                else NO_DETAIL,
+                "path_params": _allowed(observation.path_params, route.audit_path_params) if route and route.audit_path_params else {},
                 "host": observation.host,
                 "bytes": observation.request_bytes,
             },

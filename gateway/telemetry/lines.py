@@ -145,6 +145,7 @@ class LineWriter:
         self._lines: deque[bytes] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._abandoned = threading.Event()
         # Changed by the event loop's thread only
         self._taken_bytes = 0
         self.dropped = 0
@@ -194,6 +195,7 @@ class LineWriter:
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout_seconds)
+        self._abandoned.set()
         lost = len(self._lines) + self._writing
         self.dropped += lost
         return lost
@@ -212,22 +214,22 @@ class LineWriter:
         self._target.close()
 
     def _drain(self) -> None:
-        while self._lines:
+        while self._lines and not self._abandoned.is_set():
             lines = _batch(self._lines, self._target.atomic_bytes or self._capacity_bytes)
             self._writing = len(lines)
-            if not self._write_all(b"".join(lines)):
-                return
-            self._writing = 0
+            if self._write_all(b"".join(lines)):
+                self._writing = 0
 
     def _write_all(self, data: bytes) -> bool:
         rest = memoryview(data)
         while rest:
+            if self._abandoned.is_set():
+                return False
             try:
                 rest = rest[self._write(rest) :]
             except OSError as error:
                 self._failed(error)
-                if self._closing.wait(RETRY_SECONDS):
-                    return False
+                self._abandoned.wait(RETRY_SECONDS)
         self._finished_bytes += len(data)
         self._sync()
         return True

@@ -63,8 +63,8 @@ class Telemetry:
         self._lag = LoopLag()
         self._watch: asyncio.Task[None] | None = None
         time = TimeText()
-        audit_writers = [self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink)]
-        self.audit = Audit(audit_writers, format=audit.format, replica=replica, time=time)
+        self._audit_writers = tuple(self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink))
+        self.audit = Audit(self._audit_writers, format=audit.format, replica=replica, time=time)
         observers: dict[str, RequestObserver] = {"audit": self.audit.observe} if audit.sink else {}
         access_log = settings.access_log
         if access_log.format != "off":
@@ -80,7 +80,11 @@ class Telemetry:
     @property
     def accepting(self) -> bool:
         """False while the audit is full: then a request is answered with 503 `overloaded`, because it couldn't be recorded (AU-5)."""
-        return not self.audit.full
+        # Asked before every request, so the audit's own answer is spelled out here.
+        for writer in self._audit_writers:  # noqa: SIM110
+            if writer.full:
+                return False
+        return True
 
     def start(self) -> None:
         """Begin to sample the running event loop's lag."""

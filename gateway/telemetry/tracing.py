@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -23,6 +25,7 @@ MAXIMUM_QUEUED_SPANS = 8192
 EXPORT_BATCH_SPANS = 64
 EXPORT_DELAY_MILLISECONDS = 1000.0
 EXPORT_TIMEOUT_SECONDS = 5.0
+LOG_INTERVAL_SECONDS = 60.0
 
 
 class Recorder(Protocol):
@@ -54,7 +57,7 @@ class Tracer:
         self._propagator = Propagator(settings.trust, settings.sample_ratio)
         self._recorder: Recorder = NoRecorder()
         if exporter is None and settings.endpoint:
-            exporter = OTLPSpanExporter(endpoint=_traces_url(settings.endpoint), timeout=EXPORT_TIMEOUT_SECONDS)
+            exporter = OtlpExporter(settings.endpoint)
         if exporter is not None:
             builder = SpanBuilder(service_name=settings.service_name, version=version, replica=replica)
             self._recorder = SpanRecorder(settings, builder, SpanQueue(exporter))
@@ -160,6 +163,8 @@ class SpanQueue:
             put(span)
 
     def shutdown(self, timeout_seconds: float) -> None:
+        # What comes from now on is refused.
+        self._maximum_spans = 0
         # The processor's own shutdown waits up to 30 s, without an argument to say otherwise.
         flush = threading.Thread(target=self._processor.shutdown, name="span-flush", daemon=True)
         flush.start()
@@ -202,5 +207,39 @@ class CountingExporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-def _traces_url(endpoint: str) -> str:
-    return endpoint.rstrip("/") + "/v1/traces"
+class OtlpExporter(OTLPSpanExporter):
+    """OTLP over HTTP, to `endpoint`/v1/traces, quiet while the receiver fails: the failures are counted, and logged once a minute.
+
+    The environment's OTEL_EXPORTER_OTLP_* variables for headers, certificates and compression apply.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=EXPORT_TIMEOUT_SECONDS)
+        self._logger = logging.getLogger(OTLPSpanExporter.__module__)
+        self._seldom = Seldom(LOG_INTERVAL_SECONDS)
+        self._logger.addFilter(self._seldom)
+
+    def shutdown(self) -> None:
+        super().shutdown()  # type: ignore[no-untyped-call]
+        self._logger.removeFilter(self._seldom)
+
+
+class Seldom(logging.Filter):
+    """Lets one log record through in each interval.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, interval_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._next = clock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = self._clock()
+        if now < self._next:
+            return False
+        self._next = now + self._interval_seconds
+        return True
