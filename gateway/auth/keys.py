@@ -199,15 +199,28 @@ class RemoteKeys:
         await _end(self._fetching)
 
     async def refetch(self, key_id: str | None) -> None:
-        if self._fetching is not None:
+        under_way = self._fetching
+        if under_way is not None:
+            await self._wait(under_way)
+            if self._holds(key_id):
+                return
+        # What was under way may have been answered before the key was published, so it does not count as asking.
+        if self._fetching is None and self._may_ask(key_id):
+            await self._ask(key_id)
+        elif self._fetching is not None and self._fetching is not under_way:
             await self._wait(self._fetching)
-            return
+
+    def _holds(self, key_id: str | None) -> bool:
+        return bool(self._keys) if key_id is None else self._keys is not None and self._keys.knows(key_id)
+
+    def _may_ask(self, key_id: str | None) -> bool:
         now = self._monotonic()
-        if now < self._refetch_after or now < self._unknown.get(key_id, now):
-            return
-        self._refetch_after = now + self._timings.refetch
+        return now >= self._refetch_after and now >= self._unknown.get(key_id, now)
+
+    async def _ask(self, key_id: str | None) -> None:
+        self._refetch_after = self._monotonic() + self._timings.refetch
         await self._wait(self._fetch_once())
-        if self._keys is not None and not self._keys.knows(key_id):
+        if self._keys is not None and not self._holds(key_id):
             self._remember_unknown(key_id)
 
     async def _wait(self, task: asyncio.Task[None]) -> None:
