@@ -12,15 +12,18 @@ from typing import Any, TypeVar
 import httpx
 
 from gateway.admin.api import admin_app
-from gateway.assembly import Runtime, open_runtime
+from gateway.admin.fleet import fleet_app
+from gateway.assembly import Runtime, open_runtime, with_store_url
 from gateway.config import build_limit, build_route, build_service, load, settings_from_mapping
 from gateway.development import development_settings
 from gateway.errors import ConfigError
 from gateway.handlers import Handler, handler_app
 from gateway.route import ASGIApp, Limit, Local, Route, Service
 from gateway.server.face import AsgiFace
-from gateway.server.serving import serve_one, with_admin_token
+from gateway.server.serving import serve_admin, serve_one, serve_worker, with_admin_token
+from gateway.server.workers import Supervisor
 from gateway.settings import Settings
+from gateway.store.embedded import EmbeddedServer
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -178,7 +181,30 @@ def _face(settings: Settings) -> AsgiFace:
 
 
 def _serve(settings: Settings, face: AsgiFace) -> None:
-    serve_one(settings, face, admin_app)
+    if settings.server.workers == 1:
+        serve_one(settings, face, admin_app)
+        return
+    embedded = None
+    if settings.state.url.startswith("embedded:"):
+        # One store for all workers; it ends with the supervisor.
+        embedded = EmbeddedServer.from_url(settings.state.url)
+        settings = with_store_url(settings, embedded.start())
+    try:
+        Supervisor(
+            settings, lambda number, control: _serve_worker(settings, face, control), lambda sockets: _serve_fleet(settings, sockets)
+        ).run()
+    finally:
+        if embedded is not None:
+            embedded.stop()
+
+
+def _serve_worker(settings: Settings, face: AsgiFace, control: Path) -> None:
+    face.open_with(lambda: open_runtime(settings))
+    serve_worker(settings, face, admin_app, control)
+
+
+def _serve_fleet(settings: Settings, sockets: list[Path]) -> None:
+    serve_admin(settings, fleet_app(sockets))
 
 
 def listening_at(settings: Settings, host: str | None, port: int | None, workers: int | None) -> Settings:

@@ -136,7 +136,7 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether it can do its job: store met once, keys loaded, every service answered for. A later outage does not take it back (F-52)."""
+        """Whether it can do its job: store met once, keys loaded, every service answered for. No later outage takes it back (F-52)."""
         if not self._was_ready:
             self._was_ready = self.admission.ready and self.authenticator.ready and self.directory.ready
         return self._was_ready and not self.draining
@@ -242,7 +242,7 @@ async def open_runtime(settings: Settings, *, replica: str = "") -> Runtime:
     if settings.state.url.startswith("embedded:"):
         embedded = EmbeddedServer.from_url(settings.state.url)
         url = await asyncio.to_thread(embedded.start)
-        settings = replace(settings, state=replace(settings.state, url=url))
+        settings = with_store_url(settings, url)
     runtime = None
     try:
         runtime = Runtime(settings, Store.open(settings.state), embedded, replica or replica_name())
@@ -254,3 +254,8 @@ async def open_runtime(settings: Settings, *, replica: str = "") -> Runtime:
             embedded.stop()
         raise
     return runtime
+
+
+def with_store_url(settings: Settings, url: str) -> Settings:
+    """The settings with another store."""
+    return replace(settings, state=replace(settings.state, url=url))

@@ -194,7 +194,7 @@ class ServiceTransport(httpx.AsyncBaseTransport):
 
 
 def service_client(name: str, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
-    """An httpx client for one service: relative URLs, no cookies, no redirects, nothing from the environment. Time-outs are the service's."""
+    """An httpx client for one service: relative URLs, no cookies, no redirects, nothing from the environment, the service's time-outs."""
     return httpx.AsyncClient(
         base_url=f"http://{name}",
         transport=transport,

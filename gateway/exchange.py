@@ -28,10 +28,10 @@ NO_PARAMS: Mapping[str, object] = {}
 class Exchange(ABC):
     """Request facts and the decisions about them.
 
-    The adapter sets: `method`, `target` (bytes as they came), `headers` ((lower-case name, value) in order), `version_11`, `peer`.
+    The adapter sets `method`, `target` (bytes as they came), `headers` ((lower-case name, value) in order), `version_11` and `peer`.
     The pipeline sets the rest: `path` and `query` (as they came, the query with its `?`), `host`, `fields`, `plan`, `params`, `principal`,
-    `body_length` (bytes, None when chunked), `client_ip`, `observation`, `limit_lines` (wire lines of the RateLimit fields), `cors_lines`, and
-    `refusal`, the error that was found before the first step.
+    `body_length` (bytes, None when chunked), `client_ip`, `observation`, `limit_lines` (wire lines of the RateLimit fields),
+    `cors_lines`, and `refusal`, the error that was found before the first step.
     """
 
     __slots__ = (

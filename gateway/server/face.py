@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: the same pipeline for any ASGI server, and for requests that our own protocol hands to Python code."""
+"""The gateway as an ASGI application: one pipeline for any ASGI server, and for requests that our own protocol hands to Python code."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class AsgiFace:
         if self._runtime is None:
             raise RuntimeError("the gateway is not running: start it, or enter its lifespan")
         return self._runtime
+
+    def open_with(self, opener: Callable[[], Awaitable[Runtime]]) -> None:
+        """Open by other means; before it runs."""
+        self._opener = opener
 
     async def open(self) -> Runtime:
         """Start the runtime, once."""

@@ -1,8 +1,8 @@
 """Strict HTTP/1.1 reading on uvicorn's httptools protocol: the only file on this side that knows the parser.
 
-llhttp is lenient, or silent, where a gateway must not be: it bounds neither header bytes nor count, merges trailers into the header, accepts a
-missing or repeated Host and odd versions, and hands a request out before it has seen what follows in the same read. So this layer keeps
-its own counts, keeps trailers out, checks the head, and hands nothing out until the whole read was free of framing errors.
+llhttp is lenient, or silent, where a gateway must not be: it bounds neither header bytes nor count, merges trailers into the header,
+accepts a missing or repeated Host and odd versions, and hands a request out before it has seen what follows in the same read. So this
+layer keeps its own counts, keeps trailers out, checks the head, and hands nothing out until the whole read was free of framing errors.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -96,7 +97,29 @@ def serve_one(settings: Settings, face: AsgiFace, admin_app: AdminApp) -> None:
     """
     data = bound_socket(settings.server.host, settings.server.port, "server")
     admin = bound_socket(settings.admin.host, settings.admin.port, "admin")
-    run(serve_process(face, data, admin, admin_app, announce=lambda: announce(data, admin)))
+    run(serve_process(face, data, admin, admin_app, lambda: announce(data, admin)))
+
+
+def serve_worker(settings: Settings, face: AsgiFace, admin_app: AdminApp, control: Path) -> None:
+    """Serve as one of several processes: the data port shared, the admin site on a Unix socket for the process that answers for all."""
+    data = bound_socket(settings.server.host, settings.server.port, "server", shared=True)
+    control.unlink(missing_ok=True)
+    admin = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    admin.bind(str(control))
+    run(serve_process(face, data, admin, admin_app, lambda: None))
+
+
+def serve_admin(settings: Settings, app: Any) -> None:
+    """Serve the admin port alone until SIGTERM or SIGINT."""
+    admin = bound_socket(settings.admin.host, settings.admin.port, "admin")
+    run(_serve_alone(QuietServer(_config(app, http="httptools")), admin))
+
+
+async def _serve_alone(server: QuietServer, sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, server.stop)
+    await server.serve(sockets=[sock])
 
 
 def run(main: Any) -> None:
@@ -122,9 +145,9 @@ def _url(sock: socket.socket) -> str:
 
 
 async def serve_process(
-    face: AsgiFace, data: socket.socket, admin: socket.socket, admin_app: AdminApp, *, announce: Callable[[], None]
+    face: AsgiFace, data: socket.socket, admin: socket.socket, admin_app: AdminApp, listening: Callable[[], None]
 ) -> None:
-    """Open the runtime, serve both ports until a signal, and close everything in order.
+    """Open the runtime, serve both ports until a signal, and close everything in order. `listening` is called once both are open.
 
     Raises:
         ConfigError: the runtime can't be opened.
@@ -138,11 +161,13 @@ async def serve_process(
     for number in _SIGNALS:
         loop.add_signal_handler(number, _stop, runtime, servers)
     try:
-        admin_task = loop.create_task(servers[1].serve(sockets=[admin]))
-        announce()
-        await servers[0].serve(sockets=[data])
+        tasks = [loop.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, (data, admin), strict=True)]
+        while not all(server.started or task.done() for server, task in zip(servers, tasks, strict=True)):  # noqa: ASYNC110 - uvicorn tells by an attribute
+            await asyncio.sleep(0.005)
+        listening()
+        await tasks[0]
         servers[1].stop()
-        await admin_task
+        await tasks[1]
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

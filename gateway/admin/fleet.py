@@ -1,0 +1,147 @@
+"""The admin site of a machine with several workers: every answer is the whole machine's.
+
+Each worker answers for itself on a Unix socket; this asks them and puts the answers together. What is stored is stored once for all, so
+one worker is enough to be asked about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from gateway.errors import Unavailable, problem
+from gateway.telemetry import exposition
+
+TIMEOUT_SECONDS = 5.0
+#: Members of an instance's description that each worker counts for itself.
+_COUNTED = ("active", "requests", "failures")
+_METHODS = ["GET", "POST", "DELETE"]
+
+
+class Fleet:
+    """Answers for all workers.
+
+    Args:
+        sockets: where they answer.
+    """
+
+    def __init__(self, sockets: Sequence[Path]) -> None:
+        self._workers = [
+            httpx.AsyncClient(
+                transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://worker", timeout=TIMEOUT_SECONDS, trust_env=False
+            )
+            for path in sockets
+        ]
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/livez", self.livez),
+                Route("/readyz", self.readyz),
+                Route("/metrics", self.metrics),
+                Route("/v1/services", self.services),
+                Route("/{path:path}", self.one, methods=_METHODS),
+            ]
+        )
+
+    async def livez(self, request: Request) -> Response:
+        """200 while this process turns; workers that end are replaced."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        """200 when every worker is ready."""
+        answers = await self._all("/readyz", {})
+        waiting = [answer for answer in answers if answer is None or answer.status_code != 200]
+        if not waiting:
+            return _json({"ready": True})
+        missing = sorted({reason for answer in waiting for reason in (answer.json()["waiting_for"] if answer is not None else ["worker"])})
+        return _json({"ready": False, "waiting_for": missing}, 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """The sum of the workers' metrics."""
+        accept = request.headers.get("accept", "")
+        texts = [answer.content for answer in await self._all("/metrics", {}) if answer is not None and answer.is_success]
+        return Response(exposition.merge(texts, accept), headers={"content-type": exposition.content_type(accept)})
+
+    async def services(self, request: Request) -> Response:
+        """Services with the requests of all workers added up."""
+        answers = [answer for answer in await self._all("/v1/services", _credentials(request)) if answer is not None]
+        good = [answer for answer in answers if answer.is_success]
+        if not good:
+            return _passed_on(answers[0]) if answers else _nobody()
+        return _json({"services": merged_services([answer.json()["services"] for answer in good])})
+
+    async def one(self, request: Request) -> Response:
+        """Any worker's answer, from the first that gives one."""
+        body = await request.body()
+        target = request.scope["raw_path"].decode("ascii")
+        headers = {**_credentials(request), "content-type": "application/json"}
+        for worker in self._workers:
+            try:
+                return _passed_on(await worker.request(request.method, target, content=body, headers=headers))
+            except httpx.ConnectError:
+                continue
+            except httpx.HTTPError:
+                # It may have been done; asking another would do it twice.
+                break
+        return _nobody()
+
+    async def _all(self, path: str, headers: dict[str, str]) -> list[httpx.Response | None]:
+        async def ask(worker: httpx.AsyncClient) -> httpx.Response | None:
+            try:
+                return await worker.get(path, headers=headers)
+            except httpx.HTTPError:
+                return None
+
+        return list(await asyncio.gather(*map(ask, self._workers)))
+
+
+def fleet_app(sockets: Sequence[Path]) -> Starlette:
+    """The admin site of all workers."""
+    return Fleet(sockets).app()
+
+
+def merged_services(answers: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Several workers' descriptions of the services as one: the first worker's, with what each counts for itself added up."""
+    services: dict[str, dict[str, Any]] = {}
+    for service in (service for answer in answers for service in answer):
+        known = services.setdefault(service["name"], service)
+        if known is service:
+            continue
+        instances = {instance["id"]: instance for instance in known["instances"]}
+        for instance in service["instances"]:
+            same = instances.get(instance["id"])
+            if same is None:
+                known["instances"].append(instance)
+            else:
+                same.update({name: same[name] + instance[name] for name in _COUNTED})
+    return list(services.values())
+
+
+def _credentials(request: Request) -> dict[str, str]:
+    authorization = request.headers.get("authorization")
+    return {"authorization": authorization} if authorization is not None else {}
+
+
+def _passed_on(answer: httpx.Response) -> Response:
+    kept = {name: value for name, value in answer.headers.items() if name in ("content-type", "www-authenticate", "retry-after", "allow")}
+    return Response(answer.content, answer.status_code, kept)
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _nobody() -> Response:
+    error = Unavailable("overloaded", "No worker answered.")
+    return Response(problem(error, ""), error.status, {"retry-after": "1"}, "application/problem+json")
