@@ -59,7 +59,8 @@ def claims() -> Starlette:
         _check_cover(submission, known_policies)
         claim = _stored_claim(f"CLM{next(numbers)}", submission)
         table.put(claim)
-        return JSONResponse(claim, status_code=201, headers={"Location": f"/v1/claims/{claim['id']}"})
+        # Relative, so that it is right under whatever path a gateway offers the service (RFC 9110 section 10.2.2).
+        return JSONResponse(claim, status_code=201, headers={"Location": f"claims/{claim['id']}"})
 
     return _service(
         Route("/v1/claims", _search(table, {"patient": "patient", "status": "status"})),

@@ -59,7 +59,7 @@ def test_search_refuses_what_it_does_not_know(query: str) -> None:
 def test_submitted_claim_is_stored_and_totalled() -> None:
     created, read = ask(claims(), ("POST", "/v1/claims", CLAIM), ("GET", "/v1/claims/CLM280", None))
     assert created.status_code == 201
-    assert created.headers["location"] == "/v1/claims/CLM280"
+    assert str(created.request.url.join(created.headers["location"])) == "http://service.test/v1/claims/CLM280"
     assert read.json() == created.json()
     assert read.json()["total"] == {"value": "310.5", "currency": "USD"}
 
