@@ -18,7 +18,7 @@ from benchmarks.sidebyside.errors import BenchmarkError
 _START_SECONDS = 20.0
 #: A gateway may drain before it ends.
 _STOP_SECONDS = 40.0
-_TAIL_BYTES = 2000
+_TAIL_BYTES = 800
 
 
 class Address(NamedTuple):
