@@ -261,7 +261,11 @@ class RemoteKeys:
             document = await fetch(self._http, await self._locate(), timeout_seconds=self._timings.timeout)
             keys, dropped = read_key_set(document, self._issuer.algorithms)
         except (FetchError, ValueError) as exc:
-            self._failed(exc)
+            self._failed(str(exc))
+            return
+        except Exception as exc:
+            # Whatever a document does to a library of ours, the refreshes go on.
+            self._failed(type(exc).__name__)
             return
         if dropped != self._dropped:
             _warn_dropped(self._issuer, dropped)
@@ -283,10 +287,10 @@ class RemoteKeys:
             self._unknown.clear()
         self._keys = _swap(self._keys or KeySet(), keys, self._on_removed, self._issuer)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, why: str) -> None:
         self._failures += 1
         if self._failures == 1:
-            log.warning("issuer %s: keys can't be fetched: %s", self._issuer.name, error)
+            log.warning("issuer %s: keys can't be fetched: %s", self._issuer.name, why)
         if self._keys is not None and self._is_stale():
             log.error("issuer %s: keys could not be fetched for %g s and are not believed any more", self._issuer.name, self._timings.stale)
             self._on_removed(self._keys.fingerprints)

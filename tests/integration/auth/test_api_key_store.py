@@ -1,8 +1,9 @@
-"""API keys in a real Redis."""
+"""API keys in a real Redis and a real Valkey."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,16 +16,16 @@ from gateway.auth.api_keys import CACHE_SECONDS, ApiKeyStore
 from gateway.auth.authenticator import Authenticator
 from gateway.errors import BadRequest, Unauthorized, Unavailable
 from gateway.settings import ApiKeys, AuthenticationSettings
+from tests.support.redis_server import RedisServer, redis_server
 from tests.support.tokens import NOW, FakeClock
 
 STORE_KEY = "{gateway}:api-keys"
 PEPPER = b"p" * 32
 
 
-def using(socket: str, scenario: Callable[[Redis], Awaitable[Any]], decode_responses: bool = False) -> Any:
+def using(server: RedisServer, scenario: Callable[[Redis], Awaitable[Any]], decode_responses: bool = False) -> Any:
     async def main() -> Any:
-        async with Redis(unix_socket_path=socket, decode_responses=decode_responses) as client:
-            await client.flushall()
+        async with Redis.from_url(server.url, decode_responses=decode_responses) as client:
             return await scenario(client)
 
     return asyncio.run(main())
@@ -38,7 +39,7 @@ async def refusal(store: ApiKeyStore, text: str) -> str:
 
 @pytest.mark.parametrize("decode_responses", [False, True])
 @pytest.mark.parametrize("pepper", [None, PEPPER])
-def test_a_key_is_created_listed_verified_and_deleted(redis_socket: str, pepper: bytes | None, decode_responses: bool) -> None:
+def test_a_key_is_created_listed_verified_and_deleted(server: RedisServer, pepper: bytes | None, decode_responses: bool) -> None:
     """A6: the life of a key."""
 
     async def scenario(client: Redis) -> None:
@@ -55,10 +56,10 @@ def test_a_key_is_created_listed_verified_and_deleted(redis_socket: str, pepper:
         assert await store.list() == ()
         assert await refusal(store, created.text) == "token_invalid api_key_unknown"
 
-    using(redis_socket, scenario, decode_responses)
+    using(server, scenario, decode_responses)
 
 
-def test_the_store_never_sees_a_secret(redis_socket: str) -> None:
+def test_the_store_never_sees_a_secret(server: RedisServer) -> None:
     """A6: keyed hashes, and nothing of the key but its id."""
 
     async def scenario(client: Redis) -> None:
@@ -70,10 +71,10 @@ def test_the_store_never_sees_a_secret(redis_socket: str) -> None:
         assert PEPPER.decode() not in stored
         assert await client.keys("*") == [STORE_KEY.encode()]
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_a_wrong_secret_or_pepper_is_refused(redis_socket: str) -> None:
+def test_a_wrong_secret_or_pepper_is_refused(server: RedisServer) -> None:
     """A6: the whole key is what proves."""
 
     async def scenario(client: Redis) -> None:
@@ -86,10 +87,10 @@ def test_a_wrong_secret_or_pepper_is_refused(redis_socket: str) -> None:
         assert await refusal(ApiKeyStore(client, b"q" * 32), first.text) == "token_invalid api_key_unknown"
         assert await refusal(ApiKeyStore(client), first.text) == "token_invalid api_key_unknown"
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_replicas_agree_on_the_pepper_in_the_store(redis_socket: str) -> None:
+def test_replicas_agree_on_the_pepper_in_the_store(server: RedisServer) -> None:
     """A6: made once, by whoever is first; also after the store was emptied."""
 
     async def scenario(client: Redis) -> None:
@@ -102,10 +103,10 @@ def test_replicas_agree_on_the_pepper_in_the_store(redis_socket: str) -> None:
         again = await two.create("b")
         assert (await one.verify(again.text.encode())).subject == "b"
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_a_deleted_key_works_elsewhere_for_five_seconds_at_most(redis_socket: str) -> None:
+def test_a_deleted_key_works_elsewhere_for_five_seconds_at_most(server: RedisServer) -> None:
     """A6: facts are cached briefly, and the cache says how long."""
     assert CACHE_SECONDS <= 5
 
@@ -123,10 +124,10 @@ def test_a_deleted_key_works_elsewhere_for_five_seconds_at_most(redis_socket: st
         assert elsewhere.cached(text) is None
         assert await refusal(elsewhere, created.text) == "token_invalid api_key_unknown"
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_a_key_ends_at_its_expiry(redis_socket: str) -> None:
+def test_a_key_ends_at_its_expiry(server: RedisServer) -> None:
     """A6: also when it is cached a moment before."""
 
     async def scenario(client: Redis) -> None:
@@ -142,7 +143,7 @@ def test_a_key_ends_at_its_expiry(redis_socket: str) -> None:
         assert store.cached(text) is None
         assert await refusal(store, created.text) == "token_expired token_expired"
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_key_ends_at_its_expiry(redis_socket: str) -> None:
         {"expires_at": -1},
     ],
 )
-def test_a_key_that_could_not_be_used_is_not_made(redis_socket: str, changes: dict[str, Any]) -> None:
+def test_a_key_that_could_not_be_used_is_not_made(server: RedisServer, changes: dict[str, Any]) -> None:
     """S-29: told to the administrator, not to the first user."""
 
     async def scenario(client: Redis) -> None:
@@ -167,7 +168,7 @@ def test_a_key_that_could_not_be_used_is_not_made(redis_socket: str, changes: di
             await store.create(**{"subject": "a", **changes})
         assert await store.list() == ()
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
 DAMAGED = [
@@ -181,7 +182,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("record", DAMAGED)
-def test_a_damaged_record_is_a_401_and_left_out_of_the_list(redis_socket: str, record: bytes) -> None:
+def test_a_damaged_record_is_a_401_and_left_out_of_the_list(server: RedisServer, record: bytes) -> None:
     """A6: fails closed, never a 500."""
 
     async def scenario(client: Redis) -> None:
@@ -191,10 +192,10 @@ def test_a_damaged_record_is_a_401_and_left_out_of_the_list(redis_socket: str, r
         assert await refusal(store, created.text) == "token_invalid api_key_unknown"
         assert await store.list() == (good.key,)
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_a_damaged_pepper_is_never_a_500(redis_socket: str) -> None:
+def test_a_damaged_pepper_is_never_a_500(server: RedisServer) -> None:
     """A6: keys fail closed, creation is a 503."""
 
     async def scenario(client: Redis) -> None:
@@ -205,23 +206,23 @@ def test_a_damaged_pepper_is_never_a_500(redis_socket: str) -> None:
         with pytest.raises(Unavailable):
             await store.create("b")
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_a_crowd_with_one_key_is_one_command(redis_socket: str) -> None:
+def test_a_crowd_with_one_key_is_one_command(server: RedisServer) -> None:
     """F-1: an expired cache entry is no stampede."""
 
     async def scenario(client: Redis) -> None:
         store = ApiKeyStore(client)
         created = await store.create("a")
-        before = (await client.info("commandstats"))["cmdstat_hmget"]["calls"] if await store.list() else 0
+        before = server.calls_of("hmget")
         await asyncio.gather(*(store.verify(created.text.encode()) for _ in range(50)))
-        assert (await client.info("commandstats"))["cmdstat_hmget"]["calls"] == before + 1
+        assert server.calls_of("hmget") == before + 1
 
-    using(redis_socket, scenario)
+    using(server, scenario)
 
 
-def test_through_the_authenticator(redis_socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_through_the_authenticator(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A6: verified, then cached; the pepper comes from the environment when it is there."""
     monkeypatch.setenv("GATEWAY_API_KEY_PEPPER", PEPPER.decode())
 
@@ -239,4 +240,27 @@ def test_through_the_authenticator(redis_socket: str, monkeypatch: pytest.Monkey
             assert await client.hexists(STORE_KEY, ":pepper") == 0
             await authenticator.close()
 
-    using(redis_socket, scenario)
+    using(server, scenario)
+
+
+def test_a_server_that_stops_answering_is_a_503_until_it_answers_again() -> None:
+    """A6, F-1: bounded by the deadline, and back by itself."""
+    with redis_server("redis") as server:
+        assert server.process is not None
+        process = server.process
+
+        async def scenario(client: Redis) -> None:
+            monotonic = FakeClock(0.0)
+            store = ApiKeyStore(client, monotonic=monotonic, timeout_seconds=0.05)
+            text = (await store.create("a")).text.encode()
+            process.send_signal(signal.SIGSTOP)
+            try:
+                for _ in range(5):
+                    with pytest.raises(Unavailable):
+                        await store.verify(text)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            monotonic.advance(1.0)
+            assert (await store.verify(text)).subject == "a"
+
+        using(server, scenario)

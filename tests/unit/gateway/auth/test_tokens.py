@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
 from typing import Any
 
+import hypothesis
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.auth.cache import PrincipalCache
 from gateway.auth.jwk import KeySet, secret_key
@@ -341,6 +345,53 @@ def test_a_refusal_never_repeats_the_token() -> None:
         _verify(token(claims(sub="canary\n")))
     assert "canary" not in caught.value.detail + caught.value.reason
     assert caught.value.headers == [(b"www-authenticate", b'Bearer realm="gateway", error="invalid_token"')]
+
+
+# Anything at all
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=12,
+)
+_NAMES = st.sampled_from(["iss", "aud", "exp", "nbf", "iat", "sub", "scope", "roles", "jti", "sid", "azp", "client_id"])
+_EAGER = hypothesis.settings(deadline=None, max_examples=200)
+
+
+def _refused_or_verified(text: bytes) -> None:
+    with contextlib.suppress(Unauthorized):
+        assert _verify(text).subject
+
+
+@_EAGER
+@given(st.binary(max_size=200) | st.text(alphabet="ABCabc019-_.=", max_size=200).map(str.encode))
+def test_no_bytes_raise_anything_but_a_401(text: bytes) -> None:
+    """S-28: parsing never fails in any other way."""
+    _refused_or_verified(text)
+
+
+@_EAGER
+@given(st.dictionaries(_NAMES, _JSON, max_size=4))
+def test_no_signed_claims_raise_anything_but_a_401(changes: dict[str, Any]) -> None:
+    """S-28: also when the issuer itself signed them."""
+    _refused_or_verified(token({**claims(), **changes}))
+
+
+@_EAGER
+@given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "cty", "crit", "jwk", "x5c", "b64"]), _JSON, max_size=3))
+def test_no_header_raises_anything_but_a_401(members: dict[str, Any]) -> None:
+    """S-28: the same for the protected header."""
+    _refused_or_verified(token(**members))
+
+
+@_EAGER
+@given(st.integers(min_value=0, max_value=len(token()) - 1), st.integers(min_value=1, max_value=255))
+def test_no_changed_byte_is_accepted(position: int, change: int) -> None:
+    """S-27: every octet counts."""
+    text = bytearray(token())
+    text[position] ^= change
+    with pytest.raises(Unauthorized):
+        _verify(bytes(text))
 
 
 # Cache and several issuers
