@@ -171,6 +171,9 @@ class Registration:
             self.registered = await beat
         if not self.registered:
             await consul.register(self.name, **self._definition)
+            if self._check == "ttl":
+                # An agent that has a check of this id already keeps its state, which may be critical.
+                await consul.beat(f"service:{self.id}")
             self.registered = True
             logger.info("%s: registered", self.id)
         self._failing = False
