@@ -12,6 +12,7 @@ DISTRIBUTION = "hms-gateway"
 #: Command to the module that has it, under the same name with `_` for `-`.
 _HOMES = {
     "run": "gateway.cli.serving",
+    "demo": "gateway.cli.demonstration",
     "check": "gateway.cli.checking",
     "schema": "gateway.cli.checking",
     "routes": "gateway.cli.checking",

@@ -120,6 +120,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.writing_paused = False
         self._closing = False
         self._lingering = False
+        #: The unfinished head that is being received has its deadline already. True at first: the connection itself started the clock.
+        self._head_timed = True
         #: When `expire` is called (`loop.time()`); what is waited for follows from the state.
         self.deadline = 0.0
 
@@ -177,6 +179,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def head_received(self, head: RequestHead) -> None:
         exchange = WireExchange(self, head)
+        self._head_timed = False
         self._newest = exchange
         self._queue.append(exchange)
 
@@ -206,6 +209,10 @@ class GatewayProtocol(StrictHttp1Protocol):
             self.pause_reading("pipeline")
         if self._newest is not None:
             self.deadline = self.loop.time() + self.front.timeouts.body
+        elif self.in_head and not self._head_timed:
+            # From the first byte on: one more byte a second buys no time.
+            self._head_timed = True
+            self.deadline = self.loop.time() + self.front.timeouts.header
 
     def pause_reading(self, reason: str) -> None:
         """Take nothing more from the client, for a reason that is named again when it ends."""
@@ -306,6 +313,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         """An answer can't be completed. Without its last chunk or its last bytes a client notices that by a close; where the close itself
         ends the body, only a reset tells (RFC 9112 section 8)."""
         self._closing = True
+        self._active = None
         if clean:
             self.transport.close()
         else:
@@ -326,6 +334,8 @@ class GatewayProtocol(StrictHttp1Protocol):
     def _close(self, *, lingering: bool) -> None:
         self._closing = True
         self.stop_reading_requests()
+        if self.transport.is_closing():
+            return
         if not lingering or not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -353,6 +363,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.deadline = 0.0
         if self._lingering or self.writing_paused:
             self.transport.abort()
+        elif self._pauses:
+            self.deadline = self.loop.time() + self.front.timeouts.body  # It is us, or the upstream, who don't take more.
         elif self._newest is not None:
             self.refused(RequestTimeout(reason="body_timeout"))
             self.read_done()
