@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import yaml
 
 from gateway.config.interpolation import interpolate
-from gateway.config.problems import ConfigProblems, KeyPath, Mark, Marks, Problem, Report, Wrong, shown
+from gateway.config.problems import ConfigProblems, FromEnvironment, KeyPath, Mark, Marks, Problem, Report, Wrong, shown
 
 # Bounds far above any honest file, low enough that a hostile one costs neither memory nor stack.
 MAXIMUM_CHARACTERS = 1024 * 1024
@@ -77,6 +77,8 @@ def read(text: str, environ: Mapping[str, str], file: str) -> Document:
     """
     if len(text) > MAXIMUM_CHARACTERS:
         raise ConfigProblems([Problem(file, 0, 0, "", "the file is too large", f"at most {MAXIMUM_CHARACTERS} characters")])
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigProblems([Problem(file, 0, 0, "", "not valid Unicode: a surrogate on its own")])
     flattener = _Flattener(environ, file)
     try:
         data = flattener.plain(_Composer(text).document(), ())
@@ -193,7 +195,7 @@ class _Flattener:
         if "$" in node.text:
             try:
                 # What the environment says is text: it can't become a list, a mapping or nothing.
-                return interpolate(node.text, self._environ)
+                return FromEnvironment(interpolate(node.text, self._environ))
             except Wrong as error:
                 self.report.wrong(path, error)
                 return _UNUSABLE

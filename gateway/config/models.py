@@ -287,9 +287,9 @@ class ServiceSection(Section):
     instances: list[Annotated[Annotated[PlainText, Tag("text")] | Annotated[StaticInstance, Tag("mapping")], EITHER]] | None = Field(
         default=None, description="Instances at fixed addresses."
     )
-    balance: Annotated[Annotated[str, OneOf(POLICIES), Tag("text")] | Annotated[HashBalance, Tag("mapping")], EITHER] = Field(
-        default="least_request", description="How to choose an instance."
-    )
+    balance: Annotated[
+        Annotated[str, OneOf(POLICIES, also="{consistent_hash: {by: ...}}"), Tag("text")] | Annotated[HashBalance, Tag("mapping")], EITHER
+    ] = Field(default="least_request", description="How to choose an instance.")
     timeouts: Timeouts = Field(default=Timeouts(), description="Deadlines.")
     tls: UpstreamTls = Field(default=UpstreamTls(), description="For https instances.")
     retry: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
@@ -400,7 +400,7 @@ class RouteFields(Section):
 class RouteSection(RouteFields):
     """One row of the table."""
 
-    service: PlainText = Field(description="Where it leads: the name of a service.")
+    service: PlainText = Field(description="The service that it leads to.")
 
 
 class Slow(Section):
@@ -414,9 +414,9 @@ class Traces(Section):
 
     endpoint: OptionalUrl = Field(default=_TRACES.endpoint, description="Base URL of an OTLP/HTTP receiver; no export when empty.")
     sample_ratio: Annotated[float, Ratio()] = Field(default=_TRACES.sample_ratio, description="Share of the traces that are recorded.")
-    always: list[Annotated[Annotated[str, OneOf(("errors", "denials")), Tag("text")] | Annotated[Slow, Tag("mapping")], EITHER]] = Field(
-        default=[], description="Recorded whatever the ratio says: errors, denials, slow: 1s."
-    )
+    always: list[
+        Annotated[Annotated[str, OneOf(("errors", "denials"), also="{slow: 1s}"), Tag("text")] | Annotated[Slow, Tag("mapping")], EITHER]
+    ] = Field(default=[], description="Recorded whatever the ratio says: errors, denials, slow: 1s.")
     trust: Annotated[Literal["continue", "link", "ignore"], OneOf(("continue", "link", "ignore"))] = Field(
         default=_TRACES.trust, description="Inbound trace context."
     )

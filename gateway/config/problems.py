@@ -118,8 +118,16 @@ def render(path: KeyPath) -> str:
     return text
 
 
+class FromEnvironment(str):
+    """Text that came from the environment, perhaps a secret in the wrong place: messages do not repeat it."""
+
+    __slots__ = ()
+
+
 def shown(value: object) -> str:
-    """A bad value for a message: on one line, bounded, without the password of a URL."""
+    """A bad value for a message: on one line, bounded, without the password of a URL, and nothing from the environment."""
+    if isinstance(value, FromEnvironment):
+        return "the value from the environment"
     if isinstance(value, bool | int | float) or value is None:
         return json.dumps(value)
     if not isinstance(value, str):

@@ -73,7 +73,7 @@ def route(section: models.RouteFields, target: str | Local, names: Names, path: 
 def derived_name(methods: Iterable[str], path: str) -> str:
     """`get-patients-id` for GET /patients/{id}: the name of a route that has none."""
     words = [*(method.lower() for method in methods), *re.findall(r"[A-Za-z0-9_.]+", re.sub(r":[a-z]+\}", "}", path))]
-    return ("-".join(words) or "root")[:100]
+    return ("-".join(words) or "root")[:64]
 
 
 def check_unique(routes: Mapping[int, Route], explicit: Collection[int], report: Report) -> None:

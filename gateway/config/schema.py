@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.config.models import File
+from gateway.config.values import DURATION_PATTERN, duration_text
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -28,9 +29,18 @@ def _tidy(node: Any) -> None:
         return
     if isinstance(node.get("title"), str) and ("type" in node or "anyOf" in node or "$ref" in node or "enum" in node or "not" in node):
         del node["title"]
-    if node.get("default", ...) is None:
-        del node["default"]
+    _tidy_default(node)
     if isinstance(node.get("anyOf"), list):
         node["anyOf"] = [choice for choice in node["anyOf"] if choice != {"type": "null"}]
     for value in node.values():
         _tidy(value)
+
+
+def _tidy_default(node: dict[str, Any]) -> None:
+    """Defaults as the file would say them; a section has those of its keys."""
+    if "default" not in node:
+        return
+    if node["default"] is None or "$ref" in node:
+        del node["default"]
+    elif DURATION_PATTERN in (node.get("pattern"), *(choice.get("pattern") for choice in node.get("anyOf", []))):
+        node["default"] = duration_text(node["default"])

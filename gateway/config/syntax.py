@@ -13,7 +13,7 @@ from gateway.config.problems import Wrong, shown
 from gateway.errors import ConfigError
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110 section 5.6.2
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")  # RFC 6749 section 3.3
 _FIELD_VALUE = re.compile(r"[\x21-\x7e\x80-\uffff]([\x20-\x7e\x80-\uffff\t]*[\x21-\x7e\x80-\uffff])?|")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -42,7 +42,7 @@ class InstanceAddress:
 
 def name(text: str) -> str:
     """A name of ours: of a route, a service, a limit."""
-    return _matched(_NAME, text, "is not a name", "letters, digits, `.`, `_`, `-`, at most 100, starting with a letter or digit")
+    return _matched(_NAME, text, "is not a name", "letters, digits, `.`, `_`, `-`, at most 64, starting with a letter or digit")
 
 
 def method(text: str) -> str:
@@ -110,15 +110,16 @@ def cidr(text: str) -> str:
     """A block of addresses, or one address."""
     try:
         return str(ipaddress.ip_network(text, strict=True))
-    except ValueError as error:
-        raise Wrong(f"{shown(text)} is not a block of addresses ({error})", "such as 10.0.0.0/8 or 2001:db8::/32") from None
+    except ValueError:
+        allowed = "allowed: blocks such as 10.0.0.0/8 or 2001:db8::/32, without bits set after the prefix"
+        raise Wrong(f"{shown(text)} is not a block of addresses", allowed) from None
 
 
 def http_url(text: str) -> str:
     """An absolute http or https URL."""
     parts = _split(text, "http://... or https://...")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
-        raise Wrong(f"{shown(text)} is not an HTTP URL", "http://... or https://..., without a fragment")
+        raise Wrong(f"{shown(text)} is not an HTTP URL", "allowed: http://... or https://..., without a fragment")
     return text
 
 
@@ -128,7 +129,7 @@ def consul_url(text: str) -> str:
         return text
     parts = _split(text, "http://HOST:PORT, https://HOST:PORT or unix:///PATH")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
-        raise Wrong(f"{shown(text)} is not the address of a Consul agent", "http://HOST:PORT, https://HOST:PORT or unix:///PATH")
+        raise Wrong(f"{shown(text)} is not the address of a Consul agent", "allowed: http://HOST:PORT, https://HOST:PORT or unix:///PATH")
     if parts.username is not None:
         raise Wrong(f"{shown(text)} has a user in it", "give the token with token_file")
     return text.rstrip("/")
@@ -141,7 +142,7 @@ def origin(text: str) -> str:
         return text
     parts = _split(text, allowed)
     if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}".lower() != text or parts.username:
-        raise Wrong(f"{shown(text)} is not an origin", f"{allowed}; lower case, without a path or a slash at the end")
+        raise Wrong(f"{shown(text)} is not an origin", f"allowed: {allowed}; lower case, without a path or a slash at the end")
     return text
 
 
@@ -150,12 +151,13 @@ def instance_url(text: str) -> InstanceAddress:
     allowed = "http://HOST:PORT or https://HOST:PORT"
     parts = _split(text, allowed)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Wrong(f"{shown(text)} is not the URL of an instance", allowed)
+        raise Wrong(f"{shown(text)} is not the URL of an instance", f"allowed: {allowed}")
     if parts.username is not None:
         raise Wrong(f"{shown(text)} has a user in it", allowed)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Wrong(
-            f"{shown(text)} has more than a host and a port", f"{allowed}; paths are changed with rewrite, strip_prefix or add_prefix"
+            f"{shown(text)} has more than a host and a port",
+            f"allowed: {allowed}; paths are changed with rewrite, strip_prefix or add_prefix",
         )
     host = parts.hostname if _is_address(parts.hostname) else _dns_name(parts.hostname, allowed)
     if parts.port == 0:
@@ -168,15 +170,15 @@ def state_url(text: str) -> str:
     allowed = "embedded://, embedded:///PATH, redis://, rediss://, unix:///PATH"
     scheme, separator, rest = text.partition("://")
     if scheme in ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster") and separator:
-        raise Wrong(f"{scheme}:// is not available yet", allowed)
+        raise Wrong(f"{scheme}:// is not available yet", f"allowed: {allowed}")
     if scheme not in ("embedded", "redis", "rediss", "unix") or not separator:
-        raise Wrong(f"{shown(text)} is not the URL of a store", allowed)
+        raise Wrong(f"{shown(text)} is not the URL of a store", f"allowed: {allowed}")
     if scheme == "embedded" and rest and not rest.startswith("/"):
-        raise Wrong(f"{shown(text)} has no absolute path", allowed)
+        raise Wrong(f"{shown(text)} has no absolute path", f"allowed: {allowed}")
     if scheme in ("redis", "rediss") and not _split(text, allowed).hostname:
-        raise Wrong(f"{shown(text)} has no host", allowed)
+        raise Wrong(f"{shown(text)} has no host", f"allowed: {allowed}")
     if scheme == "unix" and not rest.rpartition("@")[2].startswith("/"):
-        raise Wrong(f"{shown(text)} has no absolute path", allowed)
+        raise Wrong(f"{shown(text)} has no absolute path", f"allowed: {allowed}")
     return text
 
 
@@ -184,7 +186,7 @@ def sink(text: str) -> str:
     """Where lines are written."""
     if text in ("stdout", "stderr") or (text.startswith("file:/") and len(text) > len("file:/")):
         return text
-    raise Wrong(f"{shown(text)} is not a sink", "stdout, stderr or file:/PATH")
+    raise Wrong(f"{shown(text)} is not a sink", "allowed: stdout, stderr or file:/PATH")
 
 
 def limit_key(text: str) -> str:
@@ -214,17 +216,18 @@ def template_parameters(text: str) -> tuple[str, ...]:
 def _matched(pattern: re.Pattern[str], text: str, complaint: str, allowed: str) -> str:
     if pattern.fullmatch(text):
         return text
-    raise Wrong(f"{shown(text)} {complaint}", allowed)
+    raise Wrong(f"{shown(text)} {complaint}", f"allowed: {allowed}")
 
 
 def _split(text: str, allowed: str) -> SplitResult:
     try:
         parts = urlsplit(text)
         _ = parts.port
-    except ValueError as error:
-        raise Wrong(f"{shown(text)} is not a URL ({error})", allowed) from None
+    except ValueError:
+        # What the parser says may repeat a part of a password.
+        raise Wrong(f"{shown(text)} is not a URL", f"allowed: {allowed}") from None
     if not text.isascii() or any(character <= " " or character == "\x7f" for character in text):
-        raise Wrong(f"{shown(text)} is not a URL", allowed)
+        raise Wrong(f"{shown(text)} is not a URL", f"allowed: {allowed}")
     return parts
 
 
@@ -239,7 +242,7 @@ def _is_address(text: str) -> bool:
 def _dns_name(text: str, allowed: str) -> str:
     labels = text.split(".")
     if len(text) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
-        raise Wrong(f"{shown(text)} is not a host", allowed)
+        raise Wrong(f"{shown(text)} is not a host", f"allowed: {allowed}")
     return text.lower()
 
 
@@ -249,4 +252,4 @@ def _key(text: str, plain: tuple[str, ...], qualified: tuple[str, ...]) -> str:
     kind, separator, of = text.partition(":")
     if separator and of and kind in qualified:
         return f"header:{field_name(of)}" if kind == "header" else f"{kind}:{claim(of)}"
-    raise Wrong(f"{shown(text)} is not a key", ", ".join([*plain, *(f"{kind}:NAME" for kind in qualified)]))
+    raise Wrong(f"{shown(text)} is not a key", f"allowed: {', '.join([*plain, *(f'{kind}:NAME' for kind in qualified)])}")

@@ -42,8 +42,8 @@ def parts(data: object, report: Report) -> Parts:
     _top_level(top, report)
     authentication = dict(_mapping(top.get("authentication", {}), ("authentication",), report))
     issuers = _list(authentication.pop("issuers", []), ("authentication", "issuers"), report)
-    services = _named(top, "services", report)
-    limits = _named(top, "limits", report)
+    services = _mapping(top.get("services", {}), ("services",), report)
+    limits = _mapping(top.get("limits", {}), ("limits",), report)
     return Parts(
         server=_section(models.Server, top, "server", report),
         admin=_section(models.Admin, top, "admin", report),
@@ -52,9 +52,9 @@ def parts(data: object, report: Report) -> Parts:
         authentication=validate(models.AuthenticationSection, authentication, ("authentication",), report)
         or models.AuthenticationSection(),
         issuers=_each(models.Issuer, dict(enumerate(issuers)), ("authentication", "issuers"), report),
-        services=_each(models.ServiceSection, services, ("services",), report),
+        services=_each(models.ServiceSection, _well_named(services, ("services",), report), ("services",), report),
         service_names=frozenset(services),
-        limits=_each(models.LimitSection, limits, ("limits",), report),
+        limits=_each(models.LimitSection, _well_named(limits, ("limits",), report), ("limits",), report),
         limit_names=frozenset(limits),
         routes=_each(models.RouteSection, dict(enumerate(_list(top.get("routes", []), ("routes",), report))), ("routes",), report),
         telemetry=_section(models.Telemetry, top, "telemetry", report),
@@ -93,15 +93,15 @@ def _each(model: type[S], values: Mapping[Any, object], path: KeyPath, report: R
     return {key: section for key, section in checked.items() if section is not None}
 
 
-def _named(top: Mapping[str, object], key: str, report: Report) -> Mapping[str, object]:
-    """A mapping from names of ours."""
-    section = _mapping(top.get(key, {}), (key,), report)
-    for name in section:
+def _well_named(section: Mapping[str, object], path: KeyPath, report: Report) -> dict[str, object]:
+    """What stands under names that can be names of ours."""
+    named = {}
+    for name, value in section.items():
         try:
-            syntax.name(name)
+            named[syntax.name(name)] = value
         except Wrong as error:
-            report.add((key, name), error.message, error.allowed, key=True)
-    return section
+            report.add((*path, name), error.message, error.allowed, key=True)
+    return named
 
 
 def _mapping(value: object, path: KeyPath, report: Report) -> Mapping[str, object]:
@@ -175,8 +175,9 @@ def _models_in(annotation: object) -> list[type[models.Section]]:
 
 
 def _describe(model: type[models.Section], location: tuple[int | str, ...]) -> str:
-    field = _fields_at(model, location).get(str(location[-1]))
-    return (field.description or "").rstrip(".") if field is not None else ""
+    key = str(location[-1])
+    field = _fields_at(model, location).get(key)
+    return f"{key}: {(field.description or '').rstrip('.')}" if field is not None else ""
 
 
 def _unknown_key(path: KeyPath, key: str, fields: Mapping[str, object], report: Report) -> None:

@@ -23,12 +23,14 @@ WRONG = "gateway_wrong"
 MAXIMUM_RATE_CHARACTERS = 40
 
 _REFERENCE = r"\$\{"
-_DURATION_PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)")
+#: Of a duration's text, in the JSON Schema.
+DURATION_PATTERN = rf"^0$|^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$|{_REFERENCE}"
+_DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d{1,15})\s?(B|KiB|MiB|GiB|kB|MB|GB)?")
+_SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB|kB|MB|GB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
-_RATE_ALLOWED = "COUNT/PERIOD, such as 100/minute, 10/second, 600/hour, 10000/day or 100/15m"
-_DURATION_ALLOWED = "a number with ms, s, m, h or d, such as 250ms, 10s or 12h"
+_RATE_ALLOWED = "allowed: COUNT/PERIOD, such as 100/minute, 10/second, 600/hour, 10000/day or 100/15m"
+_DURATION_ALLOWED = "allowed: a number with ms, s, m, h or d, such as 250ms, 10s or 12h"
 
 
 def duration_seconds(value: object) -> float:
@@ -41,11 +43,19 @@ def duration_seconds(value: object) -> float:
     return round(sum(float(number) * _SECONDS[unit] for number, unit in parts), 9)
 
 
+def duration_text(seconds: float) -> str:
+    """How a duration is written in the file, in the largest unit that it is a whole number of."""
+    if seconds == 0:
+        return "0"
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if round(seconds * 1000) % round(_SECONDS[unit] * 1000) == 0)
+    return f"{round(seconds / _SECONDS[unit])}{unit}"
+
+
 def size_bytes(value: object) -> int:
     """`32KiB`, `10MiB`, `1GB` or a plain number, in bytes."""
     match = _SIZE.fullmatch(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
     if match is None:
-        raise Wrong(f"{shown(value)} is not a size", "bytes, or a number with KiB, MiB, GiB, kB, MB or GB")
+        raise Wrong(f"{shown(value)} is not a size", "allowed: bytes, or a number with KiB, MiB, GiB, kB, MB or GB")
     return int(match[1]) * _BYTES[match[2]]
 
 
@@ -71,7 +81,7 @@ def ratio(value: object) -> float:
     except ValueError:
         result = math.nan
     if not 0 <= result <= 1:
-        raise Wrong(f"{shown(value)} is not a share", "0 to 1, or 0% to 100%")
+        raise Wrong(f"{shown(value)} is not a share", "allowed: 0 to 1, or 0% to 100%")
     return result
 
 
@@ -121,7 +131,7 @@ class Text(Value):
             raise Wrong("empty text", "at least one character")
         if "\x00" in value:
             raise Wrong("text with a NUL character", "text without it")
-        return self.check(value) if value else value
+        return str(self.check(value) if value else value)
 
     def describe(self) -> dict[str, Any]:
         return {"type": "string"} if self.optional else {"type": "string", "minLength": 1}
@@ -155,7 +165,7 @@ class Whole(Value):
 
     @property
     def _allowed(self) -> str:
-        return f"{self.minimum} to {self.maximum}"
+        return f"allowed: {self.minimum}" + (f" to {self.maximum}" if self.maximum > self.minimum else "")
 
     def describe(self) -> dict[str, Any]:
         number = {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
@@ -171,7 +181,7 @@ class Flag(Value):
             return value
         if value in ("true", "false"):
             return value == "true"
-        raise Wrong(f"{shown(value)} is neither true nor false", "true, false")
+        raise Wrong(f"{shown(value)} is neither true nor false", "allowed: true, false")
 
     def describe(self) -> dict[str, Any]:
         return {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": rf"^(true|false)$|{_REFERENCE}"}]}
@@ -190,11 +200,11 @@ class Duration(Value):
         if seconds == 0 and self.zero:
             return seconds
         if not duration_seconds(self.minimum) <= seconds <= duration_seconds(self.maximum):
-            raise Wrong(f"{shown(value)} is out of range", f"{'0, or ' if self.zero else ''}{self.minimum} to {self.maximum}")
+            raise Wrong(f"{shown(value)} is out of range", f"allowed: {'0, or ' if self.zero else ''}{self.minimum} to {self.maximum}")
         return seconds
 
     def describe(self) -> dict[str, Any]:
-        text = {"type": "string", "pattern": rf"^0$|^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$|{_REFERENCE}"}
+        text = {"type": "string", "pattern": DURATION_PATTERN}
         return {"anyOf": [text, {"const": 0}]} if self.zero else text
 
 
@@ -208,7 +218,7 @@ class Size(Value):
     def parse(self, value: object) -> int:
         size = size_bytes(value)
         if not self.minimum <= size <= self.maximum:
-            raise Wrong(f"{shown(value)} is out of range", f"{self.minimum} to {self.maximum} bytes")
+            raise Wrong(f"{shown(value)} is out of range", f"allowed: {self.minimum} to {self.maximum} bytes")
         return size
 
     def describe(self) -> dict[str, Any]:
@@ -240,15 +250,16 @@ class Ratio(Value):
 
 @dataclass(frozen=True, slots=True)
 class OneOf(Value):
-    """One word of a few. `later` lists words that are known but not available yet."""
+    """One word of a few. `later` lists words that are known but not available yet, `also` says what may stand there instead of a word."""
 
     words: tuple[str, ...]
     later: tuple[str, ...] = ()
+    also: str = ""
 
     def parse(self, value: object) -> str:
         if isinstance(value, str) and value in self.words:
-            return value
-        allowed = ", ".join(self.words)
+            return str(value)
+        allowed = f"allowed: {', '.join([*self.words, self.also] if self.also else self.words)}"
         if isinstance(value, str) and value in self.later:
             raise Wrong(f"{shown(value)} is not available yet", allowed)
         raise Wrong(f"{shown(value)} is not allowed here", allowed)
@@ -283,7 +294,7 @@ class Plain(Value):
 
     def parse(self, value: object) -> object:
         if isinstance(value, str | int | float):
-            return value
+            return str(value) if isinstance(value, str) else value
         raise Wrong(f"{shown(value)} is not a single value", "text, a number, true or false")
 
     def describe(self) -> dict[str, Any]:
@@ -303,7 +314,7 @@ class NotYet(Value):
 
     @property
     def _allowed(self) -> str:
-        return f"only {' or '.join(map(shown, self.today))}" if self.today else "leave the key out"
+        return f"allowed: {', '.join(map(shown, self.today))}" if self.today else "leave the key out"
 
     def describe(self) -> dict[str, Any]:
         return {"enum": list(self.today)} if self.today else {"not": {}}

@@ -1,0 +1,116 @@
+"""What `gateway check` warns of."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.config import load_text, warnings
+
+SERVICE = "services: {p: {instances: [http://10.0.0.1:9001]}}\n"
+ISSUER = "authentication: {issuers: [{issuer: 'http://i', audience: [a], "
+
+
+def cautions(fragment: str) -> list[str]:
+    service = "" if "services" in fragment else SERVICE
+    return [str(caution) for caution in warnings(load_text(f"version: 1\n{service}{fragment}\n", {}, file="f", require_files=False))]
+
+
+def route(fields: str, limits: str = "") -> str:
+    return f"{limits}routes: [{{name: r, path: /a, service: p{fields}}}]"
+
+
+def test_a_careful_configuration_has_no_warning() -> None:
+    assert cautions(route(", methods: [GET, POST], scopes: [a], limits: [5/second]")) == []
+
+
+@pytest.mark.parametrize(
+    ("fragment", "expected"),
+    [
+        (
+            route(", methods: [POST], authentication: none"),
+            "f:3:1 route r: anybody may POST without authentication; authentication: required, or methods: [GET]",
+        ),
+        (
+            route(", authentication: none"),
+            "f:3:1 route r: anybody may use every method without authentication; authentication: required, or methods: [GET]",
+        ),
+        (
+            route(", methods: [GET], authentication: none, scopes: [a], roles: [b]"),
+            "f:3:1 route r: scopes and roles ask nothing of a public route; authentication: required, or leave them out",
+        ),
+        (
+            route(", methods: [GET], authentication: optional"),
+            "f:3:1 route r: anonymous requests are let through; authentication: required, if that is not meant",
+        ),
+        (
+            route(", methods: [GET], cors: {origins: ['*']}"),
+            "f:3:1 route r: scripts of every origin may call it with a token they hold; exact origins",
+        ),
+        (route(", cost: 0, limits: [5/second]"), "f:3:1 route r: cost 0 uses up no limit; a cost of at least 1"),
+        (
+            route(", cost: 9, limits: [5/second]"),
+            "f:3:1 route r: one request costs 9, more than the limit 5-per-second ever holds: all are refused; a larger burst",
+        ),
+        (
+            "server: {trusted_proxies: [0.0.0.0/0]}\n" + route(""),
+            "f server.trusted_proxies[0]: 0.0.0.0/0 lets nearly anybody choose the address that limits and records see; "
+            "list the proxies' own networks",
+        ),
+        (
+            "admin: {host: 0.0.0.0}\n" + route(""),
+            "f admin.host: the admin port listens on 0.0.0.0 without a configured token; token_file or GATEWAY_ADMIN_TOKEN",
+        ),
+        ("state: {url: 'redis://u:p@redis'}\n" + route(""), "f state.url: the store is reached without TLS; rediss://"),
+        (
+            f"{ISSUER} jwks_url: 'http://h/k'}}]}}\n" + route(""),
+            "f authentication.issuers[0].jwks_url: keys come over plain HTTP: who can change them can sign tokens; https://",
+        ),
+        (
+            f"{ISSUER} discovery: true}}]}}\n" + route(""),
+            "f authentication.issuers[0].issuer: keys come over plain HTTP: who can change them can sign tokens; https://",
+        ),
+        (
+            f"{ISSUER} jwks_file: k, required_claims: [sub]}}]}}\n" + route(""),
+            "f authentication.issuers[0].required_claims: tokens without an expiry are accepted; exp among the required claims",
+        ),
+        (
+            f"{ISSUER} jwks_file: k, development_key_file: k}}]}}\n" + route(""),
+            "f authentication.issuers[0].development_key_file: who can read this file can sign tokens; development only",
+        ),
+        (
+            "authentication: {introspection: {url: 'http://h/i', client_id: a}}\n" + route(""),
+            "f authentication.introspection.url: tokens travel over plain HTTP; https://",
+        ),
+        (
+            "services: {p: {instances: ['https://h'], tls: {verify: false}}}\n" + route(""),
+            "f services.p.tls.verify: any certificate is accepted: who is in between can read and change everything; ca_file",
+        ),
+        ("audit: {sink: []}\n" + route(""), "f audit.sink: no audit record is kept; stdout, stderr or file:/PATH"),
+        ("routes: []", "f services.p: no route leads to this service"),
+    ],
+)
+def test_warns_of_what_is_legal_but_dangerous(fragment: str, expected: str) -> None:
+    """CONTRACT §3 (check): warns of legal but dangerous config."""
+    assert cautions(fragment) == [expected]
+
+
+def test_warns_of_a_longer_window_that_allows_less() -> None:
+    """L13: a config where a longer window allows less than a shorter one: `gateway check` says so."""
+    found = cautions(route(", limits: [minute, hour]", "limits: {minute: {rate: 100/minute}, hour: {rate: 50/hour}}\n"))
+    assert len(found) == 1
+    assert found[0].startswith("f:4:1 route r: ")
+    assert "hour" in found[0]
+    assert "minute" in found[0]
+
+
+def test_loopback_needs_neither_tls_nor_passwords() -> None:
+    assert cautions("state: {url: 'redis://127.0.0.1'}\nadmin: {host: 127.0.0.5}\n" + route("")) == []
+
+
+def test_a_store_without_password_is_two_warnings() -> None:
+    assert len(cautions("state: {url: 'redis://redis'}\n" + route(""))) == 2
+
+
+def test_the_file_of_a_route_may_have_colons() -> None:
+    settings = load_text("version: 1\n" + SERVICE + route(", authentication: none"), {}, file="a:b.yaml")
+    assert [(caution.file, caution.line) for caution in warnings(settings)] == [("a:b.yaml", 3)]
