@@ -22,7 +22,7 @@ _QUIET = "#5C6670"
 _BAR_INCHES = 0.46
 _TITLES = {"plain": "Forwards only", "full": "With features"}
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10,
     # Text stays text: it can be searched, read aloud and scaled.
     "svg.fonttype": "none",
