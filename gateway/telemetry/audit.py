@@ -108,12 +108,10 @@ class Audit:
                 "bytes": observation.request_bytes,
             },
             "decision": "deny" if observation.denied else "allow",
-            "reason": _reason(observation) if observation.code else None,
+            "reason": _reason(observation) if observation.code or observation.reason else None,
             "limits": [{"name": name, "remaining": remaining} for name, remaining in observation.limits],
             "response": {"status": observation.status, "bytes": observation.response_bytes},
-            "upstream": {"service": observation.service, "instance": tries[-1].instance if tries else None, "attempts": len(tries)}
-            if observation.service
-            else None,
+            "upstream": _upstream(observation) if tries or observation.service else None,
             "duration_ms": milliseconds(observation.started_ns, observation.ended_ns),
             "generation": observation.generation,
         }
@@ -142,7 +140,18 @@ def _allowed(path_params: Mapping[str, object], names: tuple[str, ...]) -> dict[
 
 def _reason(observation: Observation) -> str:
     """The code that the client saw, except where it hides what happened between us and an upstream (CONTRACT section 5)."""
-    return observation.reason if observation.reason.startswith("upstream_") else observation.code
+    if observation.code and not observation.reason.startswith("upstream_"):
+        return observation.code
+    return observation.reason
+
+
+def _upstream(observation: Observation) -> dict[str, object]:
+    """The last try's instance, and of which service; several services only when a handler called them."""
+    tries = observation.tries
+    if not tries:
+        return {"service": observation.service, "instance": None, "attempts": 0}
+    last = tries[-1]
+    return {"service": last.service or observation.service, "instance": last.instance, "attempts": len(tries)}
 
 
 def _add_notable(record: dict[str, Any], observation: Observation) -> None:

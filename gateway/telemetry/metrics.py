@@ -16,10 +16,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gateway.telemetry.histogram import Histogram
-from gateway.telemetry.observation import Observation
+from gateway.telemetry.observation import Observation, resend_counts
 from gateway.telemetry.spans import KNOWN_METHODS, OTHER_METHOD
 
 NO_ROUTE = "_none"
+NO_SERVICE = "_none"
 OTHER_LABEL = "_other"
 #: Label sets a counter may have before further ones are counted together as `_other`.
 MAXIMUM_SERIES = 1000
@@ -171,16 +172,24 @@ class Metrics(Collector):
         return series
 
     def _observe_tries(self, observation: Observation) -> None:
-        service = observation.service
-        histogram = self._services.get(service)
-        if histogram is None:
-            histogram = self._services[service] = Histogram(REQUEST_SECONDS)
         for attempt in observation.tries:
+            service = attempt.service or observation.service or NO_SERVICE
+            histogram = self._services.get(service) or self._add_service(service)
             seconds = ((attempt.ended_ns or observation.ended_ns) - attempt.started_ns) * 1e-9
             histogram.counts[bisect_left(REQUEST_SECONDS, seconds)] += 1
             histogram.total += seconds
         if len(observation.tries) > 1:
-            self._retries.add((service,), len(observation.tries) - 1)
+            self._observe_resends(observation)
+
+    def _observe_resends(self, observation: Observation) -> None:
+        tries = observation.tries
+        for attempt, resend_count in zip(tries, resend_counts(tries), strict=True):
+            if resend_count:
+                self._retries.add((attempt.service or observation.service or NO_SERVICE,))
+
+    def _add_service(self, service: str) -> Histogram:
+        histogram = self._services[service] = Histogram(REQUEST_SECONDS)
+        return histogram
 
     def _observe_refusal(self, observation: Observation, route: str) -> None:
         if observation.denied:

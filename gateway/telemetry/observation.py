@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.auth.principal import Principal
     from gateway.route import Route
-    from gateway.telemetry.tracing import Trace
+    from gateway.telemetry.trace_context import Trace
 
 
 class Try:
-    """One attempt to have an upstream answer. Times are `time.time_ns()`; `error` is an `upstream_*` reason, empty when a response came.
-    `answered` is `loop.time()` at the end of the response's header, 0 before."""
+    """One attempt to have an upstream answer.
 
-    __slots__ = ("address", "answered", "ended_ns", "error", "instance", "span_id", "started_ns", "status")
+    Times are `time.time_ns()`; `answered` is `loop.time()` at the end of the response's header, 0 before. `error` is an `upstream_*`
+    reason, empty when a response came. `service` and `method` are set when they aren't the request's own: a handler calls services too.
+    """
+
+    __slots__ = ("address", "answered", "ended_ns", "error", "instance", "method", "service", "span_id", "started_ns", "status")
 
     def __init__(self, instance: str, address: str, span_id: int, started_ns: int) -> None:
         self.instance = instance
         self.address = address
+        self.service = ""
+        self.method = ""
         self.answered = 0.0
         self.span_id = span_id
         self.started_ns = started_ns
         self.ended_ns = 0
         self.status = 0
         self.error = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a further try at the same service is there because of this one."""
+        return bool(self.error) or self.status >= 500
+
+
+def resend_counts(tries: Sequence[Try]) -> list[int]:
+    """How many failed tries at the same service came right before each try."""
+    if len(tries) < 2:
+        return [0] * len(tries)
+    counts: list[int] = []
+    for index, attempt in enumerate(tries):
+        previous = tries[index - 1] if index else None
+        again = previous is not None and previous.failed and previous.service == attempt.service
+        counts.append(counts[-1] + 1 if again else 0)
+    return counts
 
 
 class Observation:

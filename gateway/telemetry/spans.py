@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from gateway.telemetry.observation import Observation, Try
+from gateway.telemetry.observation import Observation, Try, resend_counts
 from gateway.telemetry.trace_context import Trace
 
 # RFC 9110 section 9, and PATCH of RFC 5789: the set that the semantic conventions call known.
@@ -49,10 +49,11 @@ class SpanBuilder:
         trace = observation.trace
         state = _trace_state(trace)
         context = SpanContext(trace.trace_id, trace.span_id, False, _RECORDED, state)
-        method = observation.method if observation.method in KNOWN_METHODS else OTHER_METHOD
+        method = _known(observation.method)
         yield self._server(observation, method, context)
-        for resend_count, attempt in enumerate(observation.tries):
-            yield self._client(observation, method, context, attempt, resend_count)
+        tries = observation.tries
+        for attempt, resend_count in zip(tries, resend_counts(tries), strict=True):
+            yield self._client(observation, _known(attempt.method) if attempt.method else method, context, attempt, resend_count)
 
     def _server(self, observation: Observation, method: str, context: SpanContext) -> ReadableSpan:
         trace = observation.trace
@@ -97,7 +98,7 @@ class SpanBuilder:
             "http.request.method": method,
             "server.address": host,
             "server.port": port,
-            "gateway.service": observation.service,
+            "gateway.service": attempt.service or observation.service,
             "gateway.instance": attempt.instance,
         }
         if attempt.status:
@@ -134,7 +135,7 @@ def _server_attributes(observation: Observation, method: str) -> Attributes:
         attributes["gateway.route"] = observation.route.name
     if observation.service:
         attributes["gateway.service"] = observation.service
-    if observation.code or observation.status >= 500:
+    if observation.code or observation.reason or observation.status >= 500:
         _add_failure(attributes, observation)
     if observation.shadow_limited:
         attributes["gateway.shadow_limited"] = observation.shadow_limited
@@ -146,9 +147,14 @@ def _server_attributes(observation: Observation, method: str) -> Attributes:
 def _add_failure(attributes: Attributes, observation: Observation) -> None:
     if observation.code:
         attributes["gateway.code"] = observation.code
+    if observation.code or observation.reason:
         attributes["gateway.reason"] = observation.reason or observation.code
     if observation.status >= 500:
         attributes["error.type"] = observation.reason or observation.code or str(observation.status)
+
+
+def _known(method: str) -> str:
+    return method if method in KNOWN_METHODS else OTHER_METHOD
 
 
 def _links(trace: Trace) -> tuple[Link, ...]:

@@ -157,9 +157,10 @@ class SpanQueue:
         if self._accepted + count - self._exporter.taken > self._maximum_spans:
             self._refused += count
             return
+        spans = list(builder.build(observation))
         self._accepted += count
         put = self._processor.on_end
-        for span in builder.build(observation):
+        for span in spans:
             put(span)
 
     def shutdown(self, timeout_seconds: float) -> None:

@@ -102,6 +102,7 @@ def test_an_unmatched_anonymous_request_has_no_route_and_no_principal(tmp_path: 
             {"reason": "forbidden", "detail": "missing_scope"},
         ),
         ({"status": 429, "code": "rate_limited", "limited": ("daily",), "denied": True}, {"reason": "rate_limited", "limited": ["daily"]}),
+        ({"status": 499, "reason": "client_gone"}, {"decision": "allow", "reason": "client_gone"}),
         ({"store_mode": "open"}, {"decision": "allow", "reason": None, "store_mode": "open"}),
         ({"shadow_limited": ("new",)}, {"decision": "allow", "shadow_limited": ["new"]}),
     ],
@@ -121,7 +122,11 @@ def test_the_last_instance_and_the_number_of_tries_are_named(tmp_path: Path) -> 
     second.instance = "patients-2"
     trail.audit.observe(observation(tries=[attempt(0, error="upstream_reset"), second]))
     trail.audit.observe(observation(tries=[], status=503, code="no_instance", denied=True))
-    first, last = trail.records()
+    called = attempt()
+    called.service = "claims"
+    trail.audit.observe(observation(service="", tries=[called]))
+    first, last, handler = trail.records()
+    assert handler["upstream"] == {"service": "claims", "instance": "patients-1", "attempts": 1}
     assert first["upstream"] == {"service": "patients", "instance": "patients-2", "attempts": 2}
     assert last["upstream"] == {"service": "patients", "instance": None, "attempts": 0}
 

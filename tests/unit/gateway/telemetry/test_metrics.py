@@ -51,7 +51,7 @@ def test_refusals_retries_and_ejections_are_counted() -> None:
     metrics.observe(observation(status=429, code="rate_limited", limited=("per-client", "daily"), denied=True, tries=[]))
     metrics.observe(observation(status=429, code="rate_limited", reason="authentication_failures", denied=True, tries=[]))
     metrics.observe(observation(status=401, code="token_expired", denied=True, tries=[]))
-    metrics.observe(observation(status=502, code="bad_gateway", reason="upstream_reset", tries=[attempt(0), attempt(0), attempt(0)]))
+    metrics.observe(observation(status=502, code="bad_gateway", reason="upstream_reset", tries=[attempt(503) for _ in range(3)]))
     metrics.observe(observation(shadow_limited=("new",)))
     metrics.ejected("patients")
     assert {
@@ -65,6 +65,19 @@ def test_refusals_retries_and_ejections_are_counted() -> None:
         'gateway_ejections_total{service="patients"} 1.0',
     } <= lines(metrics)
     assert not any("bad_gateway" in line for line in lines(metrics))
+
+
+def test_calls_of_a_handler_are_counted_for_their_service() -> None:
+    """CONTRACT section 6: gateway_upstream_request_duration_seconds{service}, not of the route's target, which is local."""
+    metrics = Metrics()
+    called, unnamed = attempt(), attempt()
+    called.service = "claims"
+    metrics.observe(observation(service="", tries=[called, unnamed]))
+    assert {
+        'gateway_upstream_request_duration_seconds_count{service="claims"} 1.0',
+        'gateway_upstream_request_duration_seconds_count{service="_none"} 1.0',
+    } <= lines(metrics)
+    assert not any(line.startswith("gateway_retries_total") for line in lines(metrics))
 
 
 def test_admission_revocation_and_configuration_report() -> None:

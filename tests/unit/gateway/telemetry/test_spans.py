@@ -172,3 +172,21 @@ def test_the_address_cache_is_bounded() -> None:
         tried.address = f"10.0.0.1:{port}"
         list(builder.build(observation(tries=[tried])))
     assert len(builder._addresses) <= MAXIMUM_ADDRESSES
+
+
+def test_calls_of_a_handler_are_spans_of_their_own() -> None:
+    """O2: a handler's calls have their service and method, and a second call is no resend of the first."""
+    first, second = attempt(span_id=1), attempt(span_id=2)
+    for call, service, method in ((first, "claims", "POST"), (second, "claims", "brew")):
+        call.service, call.method = service, method
+    spans = build(observation(service="", tries=[first, second]))[1:]
+    assert [span.name for span in spans] == ["POST", "_OTHER"]
+    assert [(span.attributes or {})["gateway.service"] for span in spans] == ["claims", "claims"]
+    assert not any("http.request.resend_count" in (span.attributes or {}) for span in spans)
+
+
+def test_a_client_that_left_shows_its_reason() -> None:
+    """S-34: no code was ever answered, the reason says why."""
+    attributes = build(observation(status=499, reason="client_gone"))[0].attributes or {}
+    assert attributes["gateway.reason"] == "client_gone"
+    assert "gateway.code" not in attributes

@@ -81,7 +81,7 @@ def test_what_is_off_writes_nothing(tmp_path: Path) -> None:
 def test_a_failing_part_is_counted_reported_once_and_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """`observe` is called in a `finally`: it never raises."""
     setup = Setup(tmp_path)
-    broken = observation(tries=None)
+    broken = observation(user_agent=None)
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
             setup.telemetry.observe(broken)
