@@ -13,7 +13,6 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from gateway.errors import ConfigError
 from gateway.settings import StateSettings
@@ -84,8 +83,12 @@ class Store:
         connection = self._address.connection_class(protocol=2, **self._arguments())
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as exc:
+        except Exception as exc:
             raise client_error(exc) from exc
+        except BaseException:
+            # Cancelled in the middle of the handshake.
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> Any:

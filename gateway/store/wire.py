@@ -41,10 +41,12 @@ class _Link(asyncio.Protocol):
     """The life of one connection after its handshake."""
 
     def __init__(self, connection: AbstractConnection) -> None:
-        self.lost = asyncio.get_running_loop().create_future()
+        #: Ends with the reason as soon as no command can be sent any more.
+        self.lost: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
+        #: Called at that moment; the wire sets it once it uses the link.
+        self.on_lost: Callable[[StoreError], None] = _ignore
         self._pending: deque[OnReply] = deque()
         self._reader = hiredis.Reader(replyError=reply_error, notEnoughData=_NOT_ENOUGH)
-        self._why: StoreError | None = None
         self._connection = connection
         writer = connection._writer
         assert writer is not None
@@ -58,7 +60,7 @@ class _Link(asyncio.Protocol):
         self._transport.write(payload)
 
     def abort(self, why: StoreError) -> None:
-        self._why = self._why or why
+        self._lose(why)
         self._transport.abort()
 
     async def close(self) -> None:
@@ -69,16 +71,27 @@ class _Link(asyncio.Protocol):
         reader = self._reader
         reader.feed(data)
         while (reply := reader.gets()) is not _NOT_ENOUGH:
+            if not self._pending:
+                # From here on nobody can tell whose reply is whose.
+                self.abort(StoreError("unavailable", "the server answered what nobody had asked"))
+                return
             self._pending.popleft()(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stream.connection_lost(exc)
-        why = self._why or StoreError("unavailable", f"the connection was lost: {exc or 'closed by the server'}")
-        if not self.lost.done():
-            self.lost.set_result(why)
+        self._lose(StoreError("unavailable", f"the connection was lost: {exc or 'closed by the server'}"))
         pending, self._pending = self._pending, deque()
         for on_reply in pending:
-            on_reply(why)
+            on_reply(self.lost.result())
+
+    def _lose(self, why: StoreError) -> None:
+        if not self.lost.done():
+            self.lost.set_result(why)
+            self.on_lost(why)
+
+
+def _ignore(_: StoreError) -> None:
+    """For a link that is not in use yet."""
 
 
 class Wire:
@@ -152,6 +165,8 @@ class Wire:
         try:
             for command in self._prepare:
                 await self._ask(link, command)
+            if link.lost.done():
+                raise link.lost.result()
         except BaseException:
             await link.close()
             raise
@@ -173,15 +188,17 @@ class Wire:
             raise reply
 
     async def _use(self, link: _Link) -> None:
+        link.on_lost = self._lost
         self._link = link
         self._first_attempt.set()
         try:
             self._on_change(None)
-            why: StoreError = await link.lost
-            # At once: requests may still be waiting within their budget.
-            _log.warning("store: connection ended: %s", why)
-            self._link = None
-            self._on_change(why)
+            _log.warning("store: connection ended: %s", await link.lost)
         finally:
             self._link = None
             await link.close()
+
+    def _lost(self, why: StoreError) -> None:
+        # At once, not when the keeper's turn comes: what is sent until then would never be answered.
+        self._link = None
+        self._on_change(why)

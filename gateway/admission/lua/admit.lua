@@ -25,6 +25,8 @@
 -- Requests see what the ones before them in the call have taken. A cost of 0 peeks: it takes nothing and gets no lease.
 -- A shadow limit is decided and counted alone, as if it were the only limit: it counts each request that is not revoked and that it would
 -- accept itself, whatever the others say, and it never refuses. A shadow limit of concurrency counts only requests that go on.
+-- A sliding window takes the events of the window before as spread evenly over it; where they all came at its end, one span of a window's
+-- length can hold up to twice the limit (GCRA has no such case).
 -- The clock is the server's, read once, in microseconds. Time never runs backwards for a key: a counter that is ahead of the clock (the
 -- server was replaced by one whose clock is behind) goes on where it is. Every key expires when what it says no longer matters.
 --
@@ -110,11 +112,22 @@ end
 -- Deciding: each returns whether `cost` fits, the remaining events if the request is admitted and if not, and the microseconds until
 -- there are more in either case -----------------------------------------------------------------------------------------------------
 
+local function mark_changed(state)
+  if not state.changed then
+    state.changed = true
+    changed[#changed + 1] = state
+  end
+end
+
 local function gcra_used(state, limit)
   if state.arrival then
-    -- Never more than full: whatever was stored under another rate or by a clock that was ahead drains within one burst.
-    state.used = min(max((state.arrival - now) * limit.c + state.rest, 0), limit.b)
+    local used = (state.arrival - now) * limit.c + state.rest
+    state.used = min(max(used, 0), limit.b)
     state.arrival = nil
+    if used > limit.b then
+      -- More than full: stored under another rate, or by a clock that was ahead. Written back as full, or it would stay so for as long.
+      mark_changed(state)
+    end
   end
   return state.used
 end
@@ -224,10 +237,7 @@ local writers = {
 
 local function take(state, limit, cost, lease)
   takers[limit.kind](state, limit, cost, lease)
-  if not state.changed then
-    state.changed = true
-    changed[#changed + 1] = state
-  end
+  mark_changed(state)
 end
 
 -- Revocation: one look-up for the whole call, and none while nothing is revoked ------------------------------------------------------

@@ -4,7 +4,8 @@
 -- ARGV   1 identity (16 bytes), 2 entry (48 bytes, begins with the identity), 3 JSON, 4 expiry in microseconds
 -- Reply  1 when the entry is new, 0 when it replaced one
 --
--- All three keys expire with the last entry.
+-- All three keys expire with the last entry. Forgetting comes first on purpose: a script that has begun to write may go on when the
+-- server's memory is full, and of all writes this one should.
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
