@@ -226,12 +226,14 @@ class Pipeline:
         if exchange.path == b"*":
             return self._answer_options(exchange, EVERY_METHOD)
         path = canonical(exchange.path)
+        if exchange.method == "OPTIONS" and self._is_preflight(exchange, path):
+            return None
         try:
             match = self._routes.match(exchange.host, exchange.method, path, exchange.header_text)
         except MethodNotAllowed as error:
             if exchange.method != "OPTIONS":
                 raise
-            return self._answer_options(exchange, error.allow, path)
+            return self._answer_options(exchange, error.allow)
         plan = exchange.plan = match.value
         observation.route = match.route
         observation.service = plan.service
@@ -239,19 +241,25 @@ class Pipeline:
         exchange.cors_lines = plan.cors.simple(exchange.fields.found.get(b"origin"))
         return None
 
-    def _answer_options(self, exchange: Exchange, allow: tuple[str, ...], path: str = "") -> None:
-        """OPTIONS that no route claims is answered from the table (RFC 9110 section 9.3.7), a preflight by its route's CORS rules."""
+    def _is_preflight(self, exchange: Exchange, path: str) -> bool:
+        """Whether this is the preflight of a route with CORS rules, which answer it without credentials (Fetch, section 3.2.2)."""
         asked = exchange.header(b"access-control-request-method")
         origin = exchange.fields.found.get(b"origin")
-        if asked is not None and origin is not None and path:
-            method = asked.decode("latin-1")
-            if method in allow:
-                match = self._routes.match(exchange.host, method, path, exchange.header_text)
-                exchange.observation.route = match.route
-                lines = match.value.cors.preflight(origin, asked, exchange.header(b"access-control-request-headers") or b"")
-                if lines is not None:
-                    exchange.refusal = _Answer(PREFLIGHT_STATUS, parse_lines(lines))
-                    return
+        if asked is None or origin is None:
+            return False
+        try:
+            match = self._routes.match(exchange.host, asked.decode("latin-1"), path, exchange.header_text)
+        except GatewayError:
+            return False
+        lines = match.value.cors.preflight(origin, asked, exchange.header(b"access-control-request-headers") or b"")
+        if lines is None:
+            return False
+        exchange.observation.route = match.route
+        exchange.refusal = _Answer(PREFLIGHT_STATUS, parse_lines(lines))
+        return True
+
+    def _answer_options(self, exchange: Exchange, allow: tuple[str, ...]) -> None:
+        """OPTIONS that no route claims is answered from the table (RFC 9110 section 9.3.7)."""
         exchange.refusal = _Answer(PREFLIGHT_STATUS, [(b"allow", ", ".join(allow).encode("ascii"))])
 
     # Steps
