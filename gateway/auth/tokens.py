@@ -161,14 +161,13 @@ class Verifier:
         compact = parse(token)
         issuer = self._issuer_of(compact)
         key = await issuer.verify(compact)
-        principal = issuer.policy.principal(compact.claims, self._clock())
+        principal = issuer.policy.principal(compact.claims(), self._clock())
         # Nothing is awaited between the look at the key set and this, so a key can't leave unnoticed in between.
         self._cache.put(token, principal, principal.expires_at, key.fingerprint)
         return principal
 
     def _issuer_of(self, token: Compact) -> TrustedIssuer:
-        name = token.claims.get("iss")
-        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        issuer = self._issuers.get(token.issuer) if isinstance(token.issuer, str) else None
         if issuer is None:
             raise invalid("token_issuer_unknown")
         return issuer

@@ -285,11 +285,30 @@ def test_a_signed_token_with_a_wrong_claim_is_refused(changes: dict[str, Any], r
 
 
 @pytest.mark.parametrize(
-    "payload", [b'{"exp":NaN}', b'{"exp":Infinity}', b'{"exp":1e999}', b'{"exp":1,"exp":9999999999}', b'{"iss":"a","iss":"b"}']
+    "extra",
+    [
+        b'"exp":9999999999',
+        b'"\\u0065xp":9999999999',
+        b'"iss":"https://login.example.gov"',
+        b'"aud":"hms"',
+        b'"x":{"y":1,"y":2}',
+        b'"x":NaN',
+        b'"x":Infinity',
+        b'"x":1e999',
+        b'"x":123456789012345678901',
+        b'"x":"\\ud800"',
+        b'"x":' + b"[" * 16 + b"]" * 16,
+    ],
 )
-def test_a_signed_payload_of_no_strict_json_is_refused(payload: bytes) -> None:
-    """A3: NaN, Infinity and duplicates, signed or not."""
+def test_a_signed_payload_of_no_strict_json_is_refused(extra: bytes) -> None:
+    """A3: duplicates, NaN, Infinity, overlong numbers and depth, though the issuer signed them."""
+    payload = json.dumps(claims()).encode()[:-1] + b"," + extra + b"}"
     _refused(raw_token(b'{"alg":"RS256","kid":"k1"}', payload), "token_malformed")
+
+
+def test_a_signed_header_of_no_strict_json_is_refused() -> None:
+    """A3: the same for the header."""
+    _refused(raw_token(b'{"alg":"none","alg":"RS256","kid":"k1"}', json.dumps(claims()).encode()), "token_malformed")
 
 
 @pytest.mark.parametrize(
