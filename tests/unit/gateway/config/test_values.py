@@ -87,6 +87,6 @@ def test_a_duration_survives_a_round_trip_through_milliseconds(number: int, unit
     assert duration_seconds(f"{round(seconds * 1000)}ms") == seconds
 
 
-@given(st.integers(0, 10**12))
+@given(st.integers(0, 10**9))
 def test_a_duration_survives_a_round_trip_through_text(milliseconds: int) -> None:
     assert duration_seconds(duration_text(milliseconds / 1000)) == milliseconds / 1000
