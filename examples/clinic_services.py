@@ -52,7 +52,7 @@ async def summary(request: Any) -> dict[str, Any]:
 
 @gateway.route("/claims", methods=["POST"], scopes=["claims:write"], limits=["10/second", "1000/day"])
 async def submit_claim(request: Any) -> dict[str, Any]:
-    """Add who submitted the claim's answer, and hand the service's verdict through."""
+    """Hand the service's verdict through, with who submitted the claim."""
     reply = await gateway.client("claims").post("/v1/claims", json=request.json_body)
     return {"status": reply.status_code, "data": {"submitted_by": request.principal.subject, "claim": reply.json()}}
 
