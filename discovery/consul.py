@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 #: A query that does not block. A leaderless agent takes 7 s to say so.
 REQUEST_SECONDS = 10.0
+#: Connecting is bounded apart, well below every deadline of ours: httpx loses a connection's place when it is cancelled in this phase.
+CONNECT_SECONDS = 3.0
 #: Consul adds up to a sixteenth of `wait` as jitter; the rest is for the network and a busy agent [blocking.mdx].
 WAIT_FACTOR = 17 / 16
 WAIT_MARGIN_SECONDS = 5.0
@@ -61,6 +63,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
     def __init__(self, agent: ConsulAgent) -> None:
         address = _address(agent.url)
         super().__init__(address.host, address.port, address.scheme)
+        self._url = f"Consul at {agent.url}"
         limits = httpx.Limits(max_connections=MAXIMUM_CONNECTIONS, max_keepalive_connections=MAXIMUM_CONNECTIONS)
         transport = httpx.AsyncHTTPTransport(verify=_tls(agent), uds=address.socket or None, limits=limits, trust_env=False)
         self._http = httpx.AsyncClient(transport=transport, trust_env=False)
@@ -123,15 +126,18 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         data: str | bytes,
         timeout_seconds: float,
     ) -> T:
+        timeout = httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS)
         try:
             # httpx bounds each step, the outer one bounds their sum: a server that sends a byte now and then must not hold us.
             async with asyncio.timeout(timeout_seconds):
-                async with self._http.stream(method, uri, headers=headers, content=data, timeout=timeout_seconds) as response:
+                async with self._http.stream(method, uri, headers=headers, content=data, timeout=timeout) as response:
                     body = await _bounded(response)
+        except httpx.ConnectTimeout as exc:
+            raise ConsulError(f"{self._url} does not take a connection within {CONNECT_SECONDS} s") from exc
         except (TimeoutError, httpx.TimeoutException) as exc:
-            raise ConsulError(f"no answer from Consul within {timeout_seconds:.1f} s") from exc
+            raise ConsulError(f"no answer from {self._url} within {timeout_seconds:.1f} s") from exc
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
-            raise ConsulError(f"Consul can't be reached: {_one_line(exc) or type(exc).__name__}") from exc
+            raise ConsulError(f"{self._url} can't be reached: {_one_line(exc) or type(exc).__name__}") from exc
         try:
             return callback(base.Response(response.status_code, response.headers, body))
         except ConsulException as exc:

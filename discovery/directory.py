@@ -124,7 +124,8 @@ class Directory:
     Args:
         services: by name; `replace()` changes them later.
         on_change: called after a service's instances, or its error, have changed.
-        on_left: called with an endpoint that no service has any more and that is idle, so that its connections are closed.
+        on_left: called with an endpoint that no service has any more and that is idle, so that its connections are closed; again when
+            a request that had picked it before is over.
         clock: seconds since the epoch.
 
     Callbacks run on the event loop and must not raise.

@@ -1,8 +1,8 @@
-"""A real Consul for tests. `consul_agent()` starts one of our own, which a test may kill and start again.
+"""A real Consul for tests: `shared_agent()` for those that only register and read, which `CONSUL_HTTP_ADDR` may name, and
+`consul_agent()` for those that kill, restart or configure it.
 
-Where the program comes from, in this order: a container, where an engine answers; `consul` on PATH; the Debian package that
-`scripts/get-debian-package.sh` puts into the cache directory. `CONSUL_HTTP_ADDR` comes before all of them, but only for tests that leave
-the agent alive: see `shared_address()`.
+Where the program of our own agents comes from, in this order: a container, where an engine answers; `consul` on PATH; the Debian package
+that `scripts/get-debian-package.sh` puts into the cache directory.
 """
 
 from __future__ import annotations
@@ -89,35 +89,17 @@ class ContainerRunner:
             container.stop()
 
 
-class Agent:
-    """A `consul agent -dev` at an address of its own: `url` for the world, plus what tests do with it."""
+class Client:
+    """What tests say to an agent directly.
 
-    def __init__(self, runner: Runner, directory: Path, settings: Mapping[str, object]) -> None:
-        self._runner = runner
-        self._directory = directory
-        self.host = f"127.{2 + os.getpid() % 250}.{time.monotonic_ns() % 250}.{1 + time.monotonic_ns() // 1000 % 250}"
-        self._ports = dict(zip(("http", "server", "serf_lan", "serf_wan"), _free_ports(self.host, 4), strict=True))
-        self._settings = settings
-        self.url = f"http://{self.host}:{self._ports['http']}"
-        self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=10)
+    Args:
+        url: of its HTTP API.
+        token: sent with every request; none when empty.
+    """
 
-    def start(self) -> Self:
-        """Start, and wait until it leads."""
-        ports = {**self._ports, "dns": -1, "grpc": -1, "https": -1}
-        (self._directory / "agent.json").write_text(json.dumps({"ports": ports, **self._settings}))
-        file = str(self._directory / "agent.json")
-        self._runner.start(["agent", "-dev", "-bind", self.host, "-client", self.host, "-config-file", file], self._directory)
-        self._wait_until_ready()
-        return self
-
-    def kill(self) -> None:
-        """End it as a crash does. A dev agent forgets everything."""
-        self._runner.stop(kill=True)
-
-    def close(self) -> None:
-        """End it."""
-        self._runner.stop(kill=False)
-        self.http.close()
+    def __init__(self, url: str, token: str = "") -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, headers={"X-Consul-Token": token} if token else {}, trust_env=False, timeout=10)
 
     def put(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
         """PUT to the agent's API; what it answers, decoded."""
@@ -136,6 +118,39 @@ class Agent:
         """Take a service out."""
         self.put(f"/v1/agent/service/deregister/{service_id}")
 
+
+class Agent(Client):
+    """A `consul agent -dev` at an address of its own."""
+
+    def __init__(self, runner: Runner, directory: Path, settings: Mapping[str, object]) -> None:
+        self._runner = runner
+        self._directory = directory
+        self._settings = settings
+        # Everybody who tests on this machine at the same time gets another address.
+        now = time.monotonic_ns()
+        self.host = f"127.{2 + os.getpid() % 250}.{now % 250}.{1 + now // 1000 % 250}"
+        self._ports = dict(zip(("http", "server", "serf_lan", "serf_wan"), _free_ports(self.host, 4), strict=True))
+        super().__init__(f"http://{self.host}:{self._ports['http']}")
+
+    def start(self) -> Self:
+        """Start, and wait until it leads."""
+        ports = {**self._ports, "dns": -1, "grpc": -1, "https": -1}
+        file = self._directory / "agent.json"
+        file.write_text(json.dumps({"ports": ports, **self._settings}))
+        self._directory.chmod(0o755)  # in a container the agent is another user
+        self._runner.start(["agent", "-dev", "-bind", self.host, "-client", self.host, "-config-file", str(file)], self._directory)
+        self._wait_until_ready()
+        return self
+
+    def kill(self) -> None:
+        """End it as a crash does. A dev agent forgets everything."""
+        self._runner.stop(kill=True)
+
+    def close(self) -> None:
+        """End it."""
+        self._runner.stop(kill=False)
+        self.http.close()
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
@@ -151,6 +166,19 @@ class Agent:
 
 
 @contextlib.contextmanager
+def shared_agent() -> Iterator[Client]:
+    """The agent that `CONSUL_HTTP_ADDR` names, else one of our own. Tests neither stop nor configure it, and leave nothing in it."""
+    if not os.environ.get("CONSUL_HTTP_ADDR"):
+        with consul_agent() as own:
+            yield own
+        return
+    named = agent_from_environment()
+    client = Client(named.url, named.token)
+    with client.http:
+        yield client
+
+
+@contextlib.contextmanager
 def consul_agent(**settings: object) -> Iterator[Agent]:
     """A running agent of our own. `settings` are those of Consul's configuration file."""
     with tempfile.TemporaryDirectory(prefix="consul-test-") as directory:
@@ -159,11 +187,6 @@ def consul_agent(**settings: object) -> Iterator[Agent]:
             yield agent.start()
         finally:
             agent.close()
-
-
-def shared_address() -> str | None:
-    """The agent that the environment names, for tests that neither stop nor configure it."""
-    return agent_from_environment().url if os.environ.get("CONSUL_HTTP_ADDR") else None
 
 
 def _runner() -> Runner:

@@ -9,16 +9,18 @@ from discovery.consul import Consul, agent_from_environment
 from discovery.instance import ConsulAgent, ConsulQuery, Instance
 from discovery.source import Failed, Found, Source, Update
 from discovery.static import StaticSource
-from tests.support.consul_agent import Agent, consul_agent
+from tests.support.consul_agent import Client, shared_agent
 from tests.support.sources import until
 
 
 @pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with consul_agent() as running:
+def agent() -> Iterator[Client]:
+    with shared_agent() as running:
         for port in (9001, 9002):
             running.register("contract", port, ID=f"contract-{port}", Tags=["v1"])
         yield running
+        for port in (9001, 9002):
+            running.deregister(f"contract-{port}")
 
 
 class StaticMaker:
@@ -35,7 +37,8 @@ class ConsulMaker:
     """Consul sources."""
 
     def __init__(self, url: str) -> None:
-        self._consul = Consul(ConsulAgent(url=url))
+        token = agent_from_environment().token
+        self._consul = Consul(ConsulAgent(url=url, token=token, loopback="allow"))
 
     def source(self) -> Source:
         return self._consul.source(ConsulQuery("contract", tags=("v1",)))
@@ -105,6 +108,6 @@ def test_a_failure_is_published_and_not_raised() -> None:
     assert "can't be reached" in failed.reason
 
 
-def test_the_agent_of_the_environment_is_used_when_it_is_named(agent: Agent) -> None:
+def test_the_agent_of_the_environment_is_used_when_it_is_named(agent: Client) -> None:
     """CONTRACT 1: CONSUL_HTTP_ADDR comes first."""
     assert agent_from_environment({"CONSUL_HTTP_ADDR": agent.url}).url == agent.url
