@@ -129,7 +129,7 @@ def keygen(directory: str | os.PathLike[str]) -> KeyFiles:
     try:
         files.private_key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_private_key(files.private_key, key)
-        files.jwks.write_bytes(_jwks(key))
+        _write_whole(files.jwks, _jwks(key))
     except FileExistsError as exc:
         raise ConfigError(f"keygen: {str(files.private_key)!r} exists already and is not replaced") from exc
     except OSError as exc:
@@ -163,14 +163,23 @@ def _load_or_make(path: Path) -> ec.EllipticCurvePrivateKey:
 def _write_private_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     # Written whole under another name and then linked: a second process sees all of the key or none, and the first one wins.
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    scratch = _scratch(path, pem, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
         os.link(scratch, path)
     finally:
         scratch.unlink()
+
+
+def _write_whole(path: Path, document: bytes) -> None:
+    # A gateway that starts at the same time never reads half of it.
+    _scratch(path, document, 0o644).replace(path)
+
+
+def _scratch(path: Path, content: bytes, mode: int) -> Path:
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    return scratch
 
 
 def _read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
