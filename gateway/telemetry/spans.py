@@ -34,14 +34,14 @@ class SpanBuilder:
     """Makes one SERVER span a request and one CLIENT span a try (CONTRACT section 7).
 
     Args:
-        service_name, version, replica: of the resource that every span names.
+        service_name, version, replica: of the resource that every span names, `resource`; OTEL_RESOURCE_ATTRIBUTES adds to it.
     """
 
-    __slots__ = ("_addresses", "_resource", "_scope")
+    __slots__ = ("_addresses", "resource", "scope")
 
     def __init__(self, *, service_name: str, version: str, replica: str) -> None:
-        self._resource = Resource.create({"service.name": service_name, "service.version": version, "service.instance.id": replica})
-        self._scope = InstrumentationScope("gateway", version)
+        self.resource = Resource.create({"service.name": service_name, "service.version": version, "service.instance.id": replica})
+        self.scope = InstrumentationScope("gateway", version)
         self._addresses: dict[str, tuple[str, int]] = {}
 
     def build(self, observation: Observation) -> Iterator[ReadableSpan]:
@@ -63,7 +63,7 @@ class SpanBuilder:
             f"{method} {route.path}" if route is not None else method,
             context,
             parent,
-            self._resource,
+            self.resource,
             _server_attributes(observation, method),
             links=_links(trace),
             kind=SpanKind.SERVER,
@@ -71,7 +71,7 @@ class SpanBuilder:
             status=_ERROR if observation.status >= 500 else _UNSET,
             start_time=observation.started_ns,
             end_time=observation.ended_ns,
-            instrumentation_scope=self._scope,
+            instrumentation_scope=self.scope,
         )
 
     def _client(self, observation: Observation, method: str, parent: SpanContext, attempt: Try, resend_count: int) -> ReadableSpan:
@@ -82,14 +82,14 @@ class SpanBuilder:
             method,
             context,
             parent,
-            self._resource,
+            self.resource,
             self._client_attributes(observation, method, attempt, resend_count, failed),
             kind=SpanKind.CLIENT,
             status=_ERROR if failed else _UNSET,
             start_time=attempt.started_ns,
             # A try that was cut short never got an end: it ended when the request did.
             end_time=attempt.ended_ns or observation.ended_ns,
-            instrumentation_scope=self._scope,
+            instrumentation_scope=self.scope,
         )
 
     def _client_attributes(self, observation: Observation, method: str, attempt: Try, resend_count: int, failed: bool) -> Attributes:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import TraceSettings
-from gateway.telemetry.tracing import MAXIMUM_QUEUED_SPANS, Tracer
+from gateway.telemetry.tracing import EXPORT_BATCH_SPANS, MAXIMUM_QUEUED_SPANS, Tracer
 from tests.support.observations import attempt, observation
 from tests.support.otlp_receiver import OtlpReceiver
 
@@ -83,10 +83,10 @@ def test_a_linked_trace_arrives_with_its_link(receiver: OtlpReceiver) -> None:
 def test_what_waits_at_the_end_is_exported(receiver: OtlpReceiver) -> None:
     """F-60: the flush at shutdown."""
     made = tracer(receiver.endpoint)
-    for _ in range(300):
+    for _ in range(1500):
         made.finish(observation())
     made.shutdown(10.0)
-    assert len(receiver.spans()) == 600
+    assert len(receiver.spans()) == 3000
     assert made.dropped == 0
 
 
@@ -96,11 +96,11 @@ def test_a_slow_receiver_costs_requests_nothing_and_memory_a_bound(receiver: Otl
     made = tracer(receiver.endpoint)
     cpu_seconds = [finish_many(made) for _ in range(4)]
     assert min(cpu_seconds) < CPU_SECONDS
-    assert made.dropped >= 4 * 2 * REQUESTS - MAXIMUM_QUEUED_SPANS - 4 * 64
+    assert made.dropped >= 4 * 2 * REQUESTS - MAXIMUM_QUEUED_SPANS - 4 * EXPORT_BATCH_SPANS
     started = time.monotonic()
     made.shutdown(0.3)
     assert time.monotonic() - started < 2.0
-    assert made.dropped >= 4 * 2 * REQUESTS - 4 * 64
+    assert made.dropped >= 4 * 2 * REQUESTS - 4 * EXPORT_BATCH_SPANS
 
 
 @pytest.mark.parametrize("status", [400, 503])

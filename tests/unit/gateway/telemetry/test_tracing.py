@@ -14,8 +14,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.settings import TraceSettings
+from gateway.telemetry.otlp import OtlpEncoder
 from gateway.telemetry.spans import SpanBuilder
-from gateway.telemetry.tracing import OtlpExporter, Seldom, SpanQueue, Tracer
+from gateway.telemetry.tracing import EXPORT_BATCH_SPANS, OtlpExporter, Seldom, SpanQueue, Tracer
 from tests.support.observations import attempt, observation, trace
 
 
@@ -122,7 +123,7 @@ def test_a_receiver_that_hangs_holds_no_request_up() -> None:
     exporter = HangingExporter()
     made = tracer(exporter)
     seen = observation()
-    for _ in range(64):
+    for _ in range(EXPORT_BATCH_SPANS):
         made.finish(seen)
     assert exporter.entered.wait(10.0)
     started = time.thread_time()
@@ -139,7 +140,7 @@ def test_shutdown_takes_no_longer_than_it_may() -> None:
     """F-60: exit is not delayed beyond the deadline; what was waiting is counted as dropped."""
     exporter = HangingExporter()
     made = tracer(exporter)
-    for _ in range(100):
+    for _ in range(EXPORT_BATCH_SPANS):
         made.finish(observation())
     assert exporter.entered.wait(10.0)
     started = time.monotonic()
@@ -193,7 +194,7 @@ def test_the_exporter_takes_its_filter_along() -> None:
     """A reload makes new tracers; the library's logger doesn't collect filters."""
     log = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     before = list(log.filters)
-    exporter = OtlpExporter("http://127.0.0.1:9/")
+    exporter = OtlpExporter("http://127.0.0.1:9/", OtlpEncoder(builder().resource, builder().scope))
     assert exporter._endpoint == "http://127.0.0.1:9/v1/traces"
     assert len(log.filters) == len(before) + 1
     exporter.shutdown()
