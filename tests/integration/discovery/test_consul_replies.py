@@ -1,7 +1,9 @@
 """Answers that no sane Consul gives, or not on demand, from a real HTTP server."""
 
 import asyncio
+import contextlib
 import gzip
+import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
@@ -201,6 +203,30 @@ def test_a_query_that_gets_no_answer_ends(monkeypatch: pytest.MonkeyPatch) -> No
         assert failed.reason.endswith("within 0.4 s")
 
     run(scenario())
+
+
+def test_an_agent_that_takes_no_connection_costs_no_place_in_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-14, F-35: a black hole for hours must not use up the connections that the client may have."""
+    monkeypatch.setattr(consul_module, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(consul_module, "MAXIMUM_CONNECTIONS", 2)
+
+    async def scenario(url: str) -> None:
+        consul = Consul(ConsulAgent(url=url))
+        for _ in range(5):
+            with pytest.raises(ConsulError, match="does not take a connection"):
+                await consul.health(WEB, 0)
+        await consul.close()
+
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        # The kernel queues one connection that nobody accepts, and lets later ones hang.
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        run(scenario(f"http://127.0.0.1:{full.getsockname()[1]}"))
 
 
 def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
