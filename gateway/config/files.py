@@ -57,10 +57,15 @@ class Files:
     def secret_text(self, text: str, key: KeyPath) -> str:
         """A secret that goes into a header or a form: visible ASCII."""
         content = self.secret(text, key)
-        if all(0x21 <= byte <= 0x7E for byte in content):
+        if is_token(content):
             return content.decode("ascii")
         self._report.add(key, f"the file {shown(text)} holds characters other than visible ASCII", "one token, without spaces")
         return ""
+
+
+def is_token(content: bytes) -> bool:
+    """Whether a header can carry it: visible ASCII."""
+    return all(0x21 <= byte <= 0x7E for byte in content)
 
 
 def _reason(error: Exception) -> str:

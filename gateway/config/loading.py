@@ -8,8 +8,8 @@ from pathlib import Path
 from discovery.instance import ConsulAgent
 from gateway.config import models
 from gateway.config.authentication import authentication
-from gateway.config.document import Document, read
-from gateway.config.files import Files
+from gateway.config.document import MAXIMUM_CHARACTERS, Document, read
+from gateway.config.files import Files, is_token
 from gateway.config.limits import limit
 from gateway.config.problems import ConfigProblems, KeyPath, Mark, Marks, Problem, Report
 from gateway.config.routes import Names, check_unique, route
@@ -46,7 +46,9 @@ def load(path: Path, environ: Mapping[str, str], *, require_files: bool = True) 
         ConfigProblems: with everything that is wrong.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as opened:
+            # One byte more than the longest text can have tells that it is too long; the file may have no end.
+            text = opened.read(4 * MAXIMUM_CHARACTERS + 1).decode("utf-8-sig")
     except OSError as error:
         raise ConfigProblems([Problem(str(path), 0, 0, "", f"can't read the file: {error.strerror or error}")]) from error
     except UnicodeDecodeError as error:
@@ -141,7 +143,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
     limits = _limits(pieces, report)
     settings = Settings(
         server=_server(pieces.server),
-        admin=_admin(pieces.admin, environ, files),
+        admin=_admin(pieces.admin, environ, report, files),
         state=_state(pieces.state, report, files),
         consul=_consul(pieces, report, files),
         authentication=authentication(pieces.authentication, pieces.issuers, report, files),
@@ -169,9 +171,14 @@ def _server(section: models.Server) -> ServerSettings:
     )
 
 
-def _admin(section: models.Admin, environ: Mapping[str, str], files: Files) -> AdminSettings:
+def _admin(section: models.Admin, environ: Mapping[str, str], report: Report, files: Files) -> AdminSettings:
     token = files.secret_text(section.token_file, ("admin", "token_file"))
-    return AdminSettings(host=section.host, port=section.port, token=token or environ.get(ADMIN_TOKEN_VARIABLE, ""))
+    inherited = environ.get(ADMIN_TOKEN_VARIABLE, "")
+    if not section.token_file and not is_token(inherited.encode("utf-8", "surrogateescape")):
+        report.add(
+            ("admin",), f"{ADMIN_TOKEN_VARIABLE} holds characters other than visible ASCII", "one token, without spaces or line breaks"
+        )
+    return AdminSettings(host=section.host, port=section.port, token=token or inherited)
 
 
 def _state(section: models.State, report: Report, files: Files) -> StateSettings:

@@ -85,6 +85,11 @@ def ratio(value: object) -> float:
     return result
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be written down: bytes of the environment that are not UTF-8 come as lone surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def refused(error: Wrong) -> PydanticCustomError:
     """A `Wrong` in the form that pydantic collects."""
     return PydanticCustomError(WRONG, "{message}", {"message": error.message, "allowed": error.allowed})
@@ -129,8 +134,8 @@ class Text(Value):
             raise Wrong(f"{shown(value)} is not text", hint)
         if not value and not self.optional:
             raise Wrong("empty text", "at least one character")
-        if "\x00" in value:
-            raise Wrong("text with a NUL character", "text without it")
+        if "\x00" in value or not _is_unicode(value):
+            raise Wrong("text with a NUL character or an invalid one", "text without it")
         return str(self.check(value) if value else value)
 
     def describe(self) -> dict[str, Any]:
@@ -308,7 +313,7 @@ class NotYet(Value):
     today: tuple[object, ...] = ()
 
     def parse(self, value: object) -> object:
-        if any(value == word and type(value) is type(word) for word in self.today):
+        if any(value == word and isinstance(value, bool) == isinstance(word, bool) for word in self.today):
             return value
         raise Wrong("not available yet", self._allowed)
 

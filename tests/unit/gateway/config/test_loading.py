@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.instance import Balance, ConsulAgent, ConsulQuery, Instance
@@ -240,9 +240,9 @@ def test_a_file_is_read_with_paths_relative_to_it(directory: Path, monkeypatch: 
     """CONTRACT §4: `*_file` keys read secrets from files."""
     (directory / "conf.yaml").write_text("version: 1\nadmin: {token_file: admin-token}\nroutes: []\n")
     monkeypatch.chdir("/")
-    settings = load(directory / "conf.yaml", {})
-    assert settings.admin.token == "admin-secret"
-    assert settings.source == str(directory / "conf.yaml")
+    loaded = load(directory / "conf.yaml", {})
+    assert loaded.admin.token == "admin-secret"
+    assert loaded.source == str(directory / "conf.yaml")
 
 
 def test_a_minimal_file_has_the_defaults_of_settings() -> None:
@@ -267,10 +267,10 @@ def test_values_of_today_are_accepted_for_keys_of_tomorrow() -> None:
 
 def test_the_environment_gives_numbers_and_flags_as_text() -> None:
     text = "version: 1\nserver: {port: '${PORT}', workers: '${WORKERS:-3}'}\ndiscovery: {consul: {warning: '${WARNING}'}}"
-    settings = load_text(text, {"PORT": "1234", "WARNING": "true"})
-    assert (settings.server.port, settings.server.workers) == (1234, 3)
-    assert settings.consul is not None
-    assert settings.consul.warning is True
+    loaded = load_text(text, {"PORT": "1234", "WARNING": "true"})
+    assert (loaded.server.port, loaded.server.workers) == (1234, 3)
+    assert loaded.consul is not None
+    assert loaded.consul.warning is True
 
 
 def test_the_admin_token_comes_from_the_environment_unless_a_file_has_it(directory: Path) -> None:
@@ -280,14 +280,24 @@ def test_the_admin_token_comes_from_the_environment_unless_a_file_has_it(directo
     assert load_text("version: 1\nadmin: {token_file: admin-token}", environ, directory=directory).admin.token == "admin-secret"
 
 
+def test_an_admin_token_that_no_header_can_carry_is_a_problem() -> None:
+    with pytest.raises(ConfigProblems, match="GATEWAY_ADMIN_TOKEN holds characters other than visible ASCII"):
+        load_text("version: 1", {"GATEWAY_ADMIN_TOKEN": "token\n"})
+
+
+def test_an_endless_file_is_refused() -> None:
+    with pytest.raises(ConfigProblems, match="the file is too large"):
+        load(Path("/dev/zero"), {})
+
+
 def test_consul_is_configured_as_soon_as_a_service_needs_it() -> None:
     assert load_text("version: 1\nservices: {p: {consul: patients}}", {}).consul == ConsulAgent()
 
 
 def test_secrets_are_left_alone_when_files_are_not_required(tmp_path: Path) -> None:
     text = "version: 1\nadmin: {token_file: /run/secrets/token}\nauthentication: {issuers: [{issuer: i, audience: [a], secret_file: s}]}"
-    settings = load_text(text, {}, directory=tmp_path, require_files=False)
-    assert (settings.admin.token, settings.authentication.issuers[0].secret) == ("", b"")
+    loaded = load_text(text, {}, directory=tmp_path, require_files=False)
+    assert (loaded.admin.token, loaded.authentication.issuers[0].secret) == ("", b"")
 
 
 def test_secrets_do_not_show_in_a_repr(directory: Path) -> None:
@@ -399,6 +409,8 @@ def only_problems(text: str) -> None:
         load_text(text, {"A": "a"})
 
 
+# A busy machine is no failure.
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, TREES, max_size=6))
 def test_arbitrary_values_give_problems_and_nothing_else(tree: dict[str, object]) -> None:
     only_problems(yaml.safe_dump(tree | {"version": 1}, allow_unicode=True))
@@ -406,6 +418,8 @@ def test_arbitrary_values_give_problems_and_nothing_else(tree: dict[str, object]
         settings_from_mapping(tree, {})
 
 
+# A busy machine is no failure.
+@settings(deadline=None)
 @given(st.text(alphabet="abv:{}[]-&*!|>'\"#%@\n \t$?,<~.0\u00e9\x00\ud800", max_size=80) | st.text(max_size=80))
 def test_arbitrary_text_gives_problems_and_nothing_else(text: str) -> None:
     only_problems(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config.problems import Wrong
@@ -81,12 +81,14 @@ def test_other_ratios_are_refused(text: object) -> None:
         ratio(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**4), st.sampled_from(["ms", "s", "m", "h", "d"]))
 def test_a_duration_survives_a_round_trip_through_milliseconds(number: int, unit: str) -> None:
     seconds = duration_seconds(f"{number}{unit}")
     assert duration_seconds(f"{round(seconds * 1000)}ms") == seconds
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9))
 def test_a_duration_survives_a_round_trip_through_text(milliseconds: int) -> None:
     assert duration_seconds(duration_text(milliseconds / 1000)) == milliseconds / 1000
