@@ -66,12 +66,12 @@ def test_it_is_in_consul_while_it_is_entered(agent: Agent) -> None:
 
 
 def test_heartbeats_keep_a_ttl_check_passing(agent: Agent) -> None:
-    """D9: a heartbeat at a third of the TTL; without them the check would be critical after one second."""
+    """D9: a heartbeat at a third of the TTL; without them the check would be critical after two seconds."""
 
     async def scenario() -> None:
-        async with Registration("beating", 9001, ttl_seconds=1, consul=agent.url):
+        async with Registration("beating", 9001, ttl_seconds=2, consul=agent.url):
             await until(lambda: passing(agent, "beating"))
-            end = time.monotonic() + 2.5
+            end = time.monotonic() + 3
             while time.monotonic() < end:
                 assert passing(agent, "beating")
                 await asyncio.sleep(0.05)
