@@ -99,7 +99,8 @@ class FileTarget:
         os.close(self._descriptor)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+        # Non-blocking matters for named pipes only: without a reader the open fails instead of waiting for one, and a write never hangs.
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, MODE)
 
     def _moved(self) -> bool:
         try:
@@ -239,8 +240,10 @@ class LineWriter:
         try:
             return os.write(descriptor, data)
         except BlockingIOError:
-            # Somebody made the stream non-blocking, and its reader is slow.
-            select.select((), (descriptor,), (), RETRY_SECONDS)
+            # A pipe whose reader is slow; standard output is non-blocking too when somebody made it so.
+            writable = select.poll()
+            writable.register(descriptor, select.POLLOUT)
+            writable.poll(RETRY_SECONDS * 1000)
             return 0
 
     def _sync(self) -> None:

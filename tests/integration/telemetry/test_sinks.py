@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.errors import ConfigError
 from gateway.telemetry.audit import Audit
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.record import TimeText
@@ -91,12 +92,12 @@ def test_closing_on_a_blocked_pipe_takes_no_longer_than_it_may(fifo: tuple[Path,
     assert writer.dropped == lost
 
 
-def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(fifo: tuple[Path, int]) -> None:
-    """Standard output often is: EAGAIN is no error and loses nothing."""
+@pytest.mark.parametrize("flags", [os.O_NONBLOCK, 0])
+def test_a_slow_reader_is_waited_for(fifo: tuple[Path, int], flags: int) -> None:
+    """Blocking or not (standard output may be either): EAGAIN is no error and loses nothing."""
     path, reader = fifo
     writer = LineWriter(f"file:{path}")
-    descriptor = writer._target.prepare()
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_NONBLOCK)
+    fcntl.fcntl(writer._target.prepare(), fcntl.F_SETFL, flags)
     for _ in range(500):
         writer.append(LINE)
     stop, read = threading.Event(), list[bytes]()
@@ -107,6 +108,27 @@ def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(fifo: tuple[Path, 
     thread.join()
     assert b"".join(read) == LINE * 500
     assert writer.write_errors == 0
+
+
+@pytest.mark.parametrize("flags", [os.O_NONBLOCK, 0])
+def test_closing_on_a_blocked_pipe_ends_either_way(fifo: tuple[Path, int], flags: int) -> None:
+    """F-60: even while the thread hangs in a write."""
+    path, _ = fifo
+    writer = LineWriter(f"file:{path}")
+    fcntl.fcntl(writer._target.prepare(), fcntl.F_SETFL, flags)
+    for _ in range(200):
+        writer.append(LINE)
+    started = time.monotonic()
+    assert 100 <= writer.close(0.1) <= 200
+    assert time.monotonic() - started < 2.0
+
+
+def test_a_pipe_without_a_reader_is_refused_at_start(tmp_path: Path) -> None:
+    """CONTRACT section 3: one clear line instead of a start that hangs."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=f"sink file:{path} can't be opened for appending"):
+        LineWriter(f"file:{path}")
 
 
 def test_workers_on_one_pipe_do_not_mix_their_lines(fifo: tuple[Path, int]) -> None:
