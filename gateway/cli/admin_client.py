@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import httpx
 
-from gateway.cli.options import EXISTING_FILE
+from gateway.cli.options import ADMIN_TOKEN_VARIABLE
 
-DEFAULT_URL = "http://127.0.0.1:9080"
-TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 TIMEOUT_SECONDS = 10.0
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AdminError(Exception):
@@ -67,7 +63,7 @@ def _document(response: httpx.Response) -> Any:
 
 def _refusal(response: httpx.Response) -> str:
     if response.status_code == httpx.codes.UNAUTHORIZED:
-        return f"the admin API wants another token: --admin-token-file FILE or {TOKEN_VARIABLE}"
+        return f"the admin API wants another token: --admin-token-file FILE or {ADMIN_TOKEN_VARIABLE}"
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
@@ -75,15 +71,9 @@ def _refusal(response: httpx.Response) -> str:
     return f"the admin API answered {response.status_code}: {detail}"
 
 
-def admin_options(command: F) -> F:
-    """Adds `--admin` and `--admin-token-file`."""
-    token_file = click.option("--admin-token-file", type=EXISTING_FILE, help=f"File with the admin token; else {TOKEN_VARIABLE}.")
-    return click.option("--admin", default=DEFAULT_URL, show_default=True, help="URL of the admin port.")(token_file(command))
-
-
 def open_admin(url: str, token_file: Path | None) -> AdminClient:
     """A client with the token of the file or of the environment."""
-    token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else os.environ.get(TOKEN_VARIABLE, "")
+    token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else os.environ.get(ADMIN_TOKEN_VARIABLE, "")
     if not (token.isascii() and (token.isprintable())):
         raise click.UsageError("the admin token holds characters that no token has")
     return AdminClient(url, token)

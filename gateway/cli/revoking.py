@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.admin_client import AdminError, admin_options, open_admin
-from gateway.cli.options import FOUND_A_PROBLEM, fail
+from gateway.cli.options import FOUND_A_PROBLEM, admin_options, fail
 from gateway.cli.when import When
 
 _PATH = "/v1/revocations"
@@ -42,6 +41,8 @@ def revoke(
     admin_token_file: Path | None,
 ) -> None:
     """Revoke a token, or all tokens of a subject, session, client or issuer. In force on every replica when this command ends."""
+    from gateway.cli.admin_client import AdminError, open_admin
+
     values = {"token": token, "jti": jti, "subject": subject, "session": session, "client": client, "issuer": issuer}
     body = _revocation({kind: value for kind, value in values.items() if value is not None})
     body |= {key: value for key, value in {"issued_before": issued_before, "expires_at": expires}.items() if value is not None}
@@ -57,6 +58,8 @@ def revoke(
 @admin_options
 def revocations(admin: str, admin_token_file: Path | None) -> None:
     """List what is revoked."""
+    from gateway.cli.admin_client import AdminError, open_admin
+
     try:
         with open_admin(admin, admin_token_file) as api:
             entries = api.call("GET", _PATH)["revocations"]

@@ -9,9 +9,6 @@ from datetime import datetime
 
 import click
 
-from gateway.config.problems import Wrong
-from gateway.config.values import duration_seconds
-
 ALLOWED = "RFC 3339 such as 2026-01-31T12:00:00Z, seconds since the epoch, now, or +1h and -5m from now"
 _RFC_3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]\d{2}:\d{2})")
 
@@ -37,6 +34,9 @@ def parse_when(text: str, now: float) -> float:
 
 
 def _offset(text: str) -> float:
+    from gateway.config.problems import Wrong
+    from gateway.config.values import duration_seconds
+
     try:
         seconds = duration_seconds(text[1:])
     except Wrong as error:

@@ -114,7 +114,9 @@ def render(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else part
+            # A key of a hostile file stays on its line.
+            key = part[:SHOWN_CHARACTERS] if part.isprintable() else json.dumps(part[:SHOWN_CHARACTERS])
+            text += f".{key}" if text else key
     return text
 
 

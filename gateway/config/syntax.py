@@ -175,11 +175,18 @@ def state_url(text: str) -> str:
         raise Wrong(f"{shown(text)} is not the URL of a store", f"allowed: {allowed}")
     if scheme == "embedded" and rest and not rest.startswith("/"):
         raise Wrong(f"{shown(text)} has no absolute path", f"allowed: {allowed}")
-    if scheme in ("redis", "rediss") and not _split(text, allowed).hostname:
-        raise Wrong(f"{shown(text)} has no host", f"allowed: {allowed}")
+    if scheme in ("redis", "rediss"):
+        _check_redis(text, _split(text, allowed), allowed)
     if scheme == "unix" and not rest.rpartition("@")[2].startswith("/"):
         raise Wrong(f"{shown(text)} has no absolute path", f"allowed: {allowed}")
     return text
+
+
+def _check_redis(text: str, parts: SplitResult, allowed: str) -> None:
+    if not parts.hostname:
+        raise Wrong(f"{shown(text)} has no host", f"allowed: {allowed}")
+    if not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
+        raise Wrong(f"{shown(text)} has a database that is no number", f"allowed: {parts.scheme}://HOST:PORT/NUMBER")
 
 
 def sink(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 TOKEN = "admin-token"
@@ -101,6 +104,32 @@ def test_run_points_at_check_when_there_is_more(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("version: 2\nsever: {}\n")
     assert gateway("run", GATEWAY_CONFIG=str(file)).stderr.endswith(f"(and 1 more: gateway check {file})\n")
+
+
+def test_run_ends_with_3_when_the_port_is_taken(tmp_path: Path) -> None:
+    """CONTRACT §3: exit 3 could not start."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("version: 1\nadmin: {port: 0}\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = gateway("run", "-c", str(file), "--port", str(taken.getsockname()[1]))
+    assert result.returncode == 3
+    assert "gateway: could not start: " in result.stderr
+
+
+def test_run_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    """CONTRACT §3: run serves; the options take the place of the file's."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("version: 1\nserver: {port: 1}\nadmin: {port: 0}\n")
+    command = [sys.executable, "-m", "gateway", "run", "-c", str(file), "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = next(match for line in process.stdout if (match := re.search(r"listening on (http://127\.0\.0\.1:[1-9][0-9]*)", line)))
+            assert httpx.get(found[1] + "/nowhere", trust_env=False).status_code == 404
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def test_schema_and_version_end_with_0() -> None:
