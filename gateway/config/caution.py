@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+from gateway import template
 from gateway.admission.limits import contradictions
 from gateway.config.problems import Problem
 from gateway.route import Limit, Route
@@ -22,7 +23,7 @@ def warnings(settings: Settings) -> list[Problem]:
     """Everything that deserves a second look, routes last. Routes carry their line; the rest names its key."""
     general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _issuers, _services, _audit]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
-    return found + [_at(route, caution) for route in settings.routes for caution in _route(route)]
+    return found + [_at(route, caution) for route in settings.routes for caution in (*_route(route), *_hashed(route, settings))]
 
 
 def _at(route: Route, caution: _Caution) -> Problem:
@@ -109,6 +110,18 @@ def _route(route: Route) -> Iterator[_Caution]:
     for limit in route.limits:
         if limit.kind != "concurrency" and 0 < _capacity(limit) < route.cost:
             yield path, f"one request costs {route.cost}, more than the limit {limit.name} ever holds: all are refused", "a larger burst"
+
+
+def _hashed(route: Route, settings: Settings) -> Iterator[_Caution]:
+    """A service whose instances are chosen by a path parameter, under a path that has none of that name."""
+    by = settings.services[route.target].balance.by if isinstance(route.target, str) else ""
+    kind, _, name = by.partition(":")
+    if kind == "path" and name not in template.parse(route.path).parameters:
+        yield (
+            f"route {route.name}",
+            f"its service balances by {by}, which this path does not have",
+            "a path with the parameter, or another key",
+        )
 
 
 def _public(route: Route) -> Iterator[tuple[str, str]]:

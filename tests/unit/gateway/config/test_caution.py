@@ -85,6 +85,10 @@ def test_a_careful_configuration_has_no_warning() -> None:
             "services: {p: {instances: ['https://h'], tls: {verify: false}}}\n" + route(""),
             "f services.p.tls.verify: any certificate is accepted: who is in between can read and change everything; ca_file",
         ),
+        (
+            "services: {p: {instances: ['http://h'], balance: {consistent_hash: {by: 'path:id'}}}}\n" + route(""),
+            "f:3:1 route r: its service balances by path:id, which this path does not have; a path with the parameter, or another key",
+        ),
         ("audit: {sink: []}\n" + route(""), "f audit.sink: no audit record is kept; stdout, stderr or file:/PATH"),
         ("routes: []", "f services.p: no route leads to this service"),
     ],
