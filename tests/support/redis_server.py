@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import redis
+import uvloop
 
 from gateway.store.embedded import valkey_program
 
@@ -97,13 +98,17 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0)
         await asyncio.sleep(0.002)
 
 
-def run(main: Awaitable[T]) -> T:
+LOOPS: tuple[Callable[[], asyncio.AbstractEventLoop], ...] = (asyncio.new_event_loop, uvloop.new_event_loop)
+
+
+def run(main: Awaitable[T], loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> T:
     """Runs a test's coroutine on a loop of its own, with a deadline."""
 
     async def bounded() -> T:
         return await asyncio.wait_for(main, 100)
 
-    return asyncio.run(bounded())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(bounded())
 
 
 @contextmanager

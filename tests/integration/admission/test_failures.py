@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -17,7 +17,7 @@ from gateway.settings import StateSettings
 from gateway.store.error import StoreError
 from gateway.store.redis import Store
 from tests.support.admission import FixedFacts, Recorder, admitting, concurrency, gcra, outcome, principal, quota, route, sliding, verdict
-from tests.support.redis_server import KINDS, RedisServer, free_port, redis_server, run, until
+from tests.support.redis_server import KINDS, LOOPS, RedisServer, free_port, redis_server, run, until
 
 BUDGET_SECONDS = 0.1
 
@@ -81,7 +81,8 @@ def test_a_store_that_dies_costs_nothing_and_is_back_within_a_second(own_server:
     run(main())
 
 
-def test_a_black_hole_costs_the_budget_then_nothing(own_server: RedisServer) -> None:
+@pytest.mark.parametrize("loop_factory", LOOPS, ids=["asyncio", "uvloop"])
+def test_a_black_hole_costs_the_budget_then_nothing(own_server: RedisServer, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """L10, F-1, F-12: added latency within the budget; a silent connection is given up; its late answers reach nobody."""
 
     async def main() -> None:
@@ -101,7 +102,7 @@ def test_a_black_hole_costs_the_budget_then_nothing(own_server: RedisServer) -> 
             await until(lambda: admission.ready, "admission to be back", 5.0)
             assert (await verdict(admission, plan, someone)).allowed
 
-    run(main())
+    run(main(), loop_factory)
 
 
 def test_answers_never_reach_another_request(own_server: RedisServer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from gateway.settings import StateSettings
 from gateway.store.error import StoreError, translated
 from gateway.store.redis import Store
 from gateway.store.script import Script
-from tests.support.redis_server import KINDS, RedisServer, free_port, redis_server, run
+from gateway.store.wire import Wire
+from tests.support.redis_server import KINDS, LOOPS, RedisServer, free_port, redis_server, run
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -81,12 +82,17 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 async def answers(settings: StateSettings) -> bool:
-    """Whether the client and a connection of its own both get through."""
+    """Whether the client and a wire both get through."""
     store = Store.open(settings)
     try:
         assert await store.run(ECHO, [b"key"], [b"value"]) == [b"key", b"value"]
-        connection = await store.connect()
-        await connection.disconnect()
+        await (await store.connect()).disconnect()
+        wire = Wire(store, (ECHO.load,), lambda why: None)
+        await wire.open()
+        replies: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        wire.send(b"*1\r\n$4\r\nPING\r\n", replies.set_result)
+        assert await replies == b"PONG"
+        await wire.close()
     finally:
         await store.close()
     return True
@@ -112,7 +118,8 @@ def test_users_passwords_and_databases_are_those_of_the_url(server: RedisServer)
     run(main())
 
 
-def test_tls_is_verified_on_both_sides(certificates: Certificates) -> None:
+@pytest.mark.parametrize("loop_factory", LOOPS, ids=["asyncio", "uvloop"])
+def test_tls_is_verified_on_both_sides(loop_factory: Callable[[], asyncio.AbstractEventLoop], certificates: Certificates) -> None:
     """SC-8(1): the server's certificate must come from our authority, and it may ask for ours. Debian's Redis speaks TLS."""
     options = {"tls-cert-file": certificates.server, "tls-key-file": certificates.server_key, "tls-ca-cert-file": certificates.ca}
     tls_port = str(free_port())
@@ -134,7 +141,7 @@ def test_tls_is_verified_on_both_sides(certificates: Certificates) -> None:
                     await answers(wrong)
                 assert caught.value.kind in ("unavailable", "timeout")
 
-        run(main())
+        run(main(), loop_factory)
 
 
 def test_a_script_that_the_server_forgot_is_sent_with_its_text(server: RedisServer) -> None:

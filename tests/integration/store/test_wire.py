@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,9 @@ from gateway.store.error import StoreError
 from gateway.store.redis import Store
 from gateway.store.script import bulk
 from gateway.store.wire import Wire
-from tests.support.redis_server import KINDS, RedisServer, redis_server, run, until
+from tests.support.redis_server import KINDS, LOOPS, RedisServer, redis_server, run, until
 
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 SLEEP = b"*3\r\n" + bulk(b"BLPOP") + bulk(b"nothing") + bulk(b"0")
 
 
@@ -56,7 +57,8 @@ def test_replies_come_in_order_each_to_its_caller(server: RedisServer) -> None:
     run(main())
 
 
-def test_a_lost_connection_answers_everybody_and_comes_back(server: RedisServer) -> None:
+@pytest.mark.parametrize("loop_factory", LOOPS, ids=["asyncio", "uvloop"])
+def test_a_lost_connection_answers_everybody_and_comes_back(server: RedisServer, loop_factory: LoopFactory) -> None:
     """F-11, F-12: what was in flight gets an error, exactly once; nothing is sent again."""
 
     async def main() -> None:
@@ -78,10 +80,11 @@ def test_a_lost_connection_answers_everybody_and_comes_back(server: RedisServer)
         assert [change is None for change in changes] == [True, False, True]
         await wire.close()
 
-    run(main())
+    run(main(), loop_factory)
 
 
-def test_giving_up_is_immediate(server: RedisServer) -> None:
+@pytest.mark.parametrize("loop_factory", LOOPS, ids=["asyncio", "uvloop"])
+def test_giving_up_is_immediate(server: RedisServer, loop_factory: LoopFactory) -> None:
     async def main() -> None:
         wire = Wire(Store.open(StateSettings(url=server.url)), (), lambda why: None)
         await wire.open()
@@ -94,7 +97,7 @@ def test_giving_up_is_immediate(server: RedisServer) -> None:
         await until(lambda: wire.up, "the wire to be back")
         await wire.close()
 
-    run(main())
+    run(main(), loop_factory)
 
 
 def test_a_connection_that_can_not_be_prepared_is_not_used(server: RedisServer) -> None:
