@@ -17,6 +17,7 @@ from gateway.admission.plan import AdmissionPlan, Ticket
 from gateway.admission.revocation import shard_keys
 from gateway.admission.verdict import ALLOWED, Verdict
 from gateway.auth.principal import Principal
+from gateway.errors import Unavailable
 from gateway.route import Route
 from gateway.store.error import StoreError
 from gateway.store.script import Script
@@ -104,16 +105,13 @@ class Admission:
         """
         if not plan.needs(principal):
             return self._unasked()
-        ticket = plan.ticket(principal, facts)
-        lane = self._lanes[ticket.shard]
-        return lane.group.submit(ticket, self._next_lease() if ticket.leased else b"")
+        return self._submit(plan.ticket(principal, facts))
 
     def peek(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Awaitable[Verdict]:
         """What `admit` would find, without counting anything: `remaining` tells whether the request's cost would fit."""
         if not plan.needs(principal):
             return self._unasked()
-        ticket: Ticket = plan.peek_ticket(principal, facts)
-        return self._lanes[ticket.shard].group.submit(ticket, self._next_lease() if ticket.leased else b"")
+        return self._submit(plan.peek_ticket(principal, facts))
 
     def release(self, verdict: Verdict) -> None:
         """Says that the request is over: its concurrency leases are given back. For any verdict, any number of times, without waiting.
@@ -126,6 +124,13 @@ class Admission:
 
     def _lane(self, shard: int) -> _Lane:
         return _Lane(self, shard)
+
+    def _submit(self, ticket: Ticket) -> asyncio.Future[Verdict]:
+        try:
+            lane = self._lanes[ticket.shard]
+        except IndexError:
+            raise Unavailable("store_unavailable", reason="store_closed") from None
+        return lane.group.submit(ticket, self._next_lease() if ticket.leased else b"")
 
     def _unasked(self) -> asyncio.Future[Verdict]:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()

@@ -105,6 +105,20 @@ def test_a_black_hole_costs_the_budget_then_nothing(own_server: RedisServer, loo
     run(main(), loop_factory)
 
 
+def test_an_admission_that_is_not_running_refuses() -> None:
+    """L9: before the start and after the end, as while the store is away."""
+
+    async def main() -> None:
+        with redis_server("valkey") as server:
+            async with admitting(server.url) as (store, admission):
+                plan, someone = admission.plan(route(quota(1))), principal()
+                assert await outcome(Admission(store, budget_seconds=1, observer=Recorder()), plan, someone) == "store_closed"
+            assert await outcome(admission, plan, someone) == "store_closed"
+            assert not admission.ready
+
+    run(main())
+
+
 def test_answers_never_reach_another_request(own_server: RedisServer) -> None:
     """F-11: requests that were cancelled or timed out leave nothing behind that a later one could be given."""
 
