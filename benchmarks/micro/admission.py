@@ -1,6 +1,6 @@
 """What one admission costs: CPU of this process and of the server, by how many requests share a call.
 
-    python benchmarks/micro/admission.py [--server redis|valkey]
+    PYTHONPATH=. python benchmarks/micro/admission.py [--server redis|valkey]
 
 Each row is a limited request (one GCRA limit, one principal a request, revocation checked) in groups of so many at once. `plain` is the
 same script, called once a request through redis-py's own `evalsha`. `busy` simulates 64 connections that each compute for 30 us a turn,

@@ -27,6 +27,8 @@ OnReply = Callable[[Reply], None]
 _FIRST_PAUSE_SECONDS = 0.02
 #: Also how soon a store that came back is noticed (SPEC L10).
 _LONGEST_PAUSE_SECONDS = 0.8
+#: A connection that ends sooner is no better than one that could not be opened: the next one waits longer.
+_STEADY_SECONDS = 1.0
 _log = logging.getLogger("gateway.store")
 _NOT_ENOUGH = object()
 
@@ -110,6 +112,7 @@ class Wire:
         self._link: _Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._first_attempt = asyncio.Event()
+        self._failing = False
 
     def __repr__(self) -> str:
         return f"<Wire {'up' if self.up else 'down'}>"
@@ -148,16 +151,19 @@ class Wire:
     async def _keep(self) -> None:
         pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
+            served_seconds = 0.0
             try:
-                link = await self._connect()
-                pause_seconds = _FIRST_PAUSE_SECONDS
-                await self._use(link)
+                served_seconds = await self._use(await self._connect())
             except StoreError as exc:
-                _log.warning("store: not usable, trying again: %s", exc)
+                self._tell_failed(exc)
                 self._first_attempt.set()
-                # Jitter, or every replica would come back in the same millisecond.
-                await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
-                pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+            if served_seconds > _STEADY_SECONDS:
+                # Back at once: requests may wait within their budget.
+                pause_seconds = _FIRST_PAUSE_SECONDS
+                continue
+            # Jitter, or every replica would come back in the same millisecond.
+            await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
+            pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _connect(self) -> _Link:
         connection = await self._connector.connect()
@@ -187,18 +193,30 @@ class Wire:
         if isinstance(reply, StoreError):
             raise reply
 
-    async def _use(self, link: _Link) -> None:
+    async def _use(self, link: _Link) -> float:
+        """Lets callers send until the connection ends. Returns how long it served."""
+        started = asyncio.get_running_loop().time()
         link.on_lost = self._lost
         self._link = link
         self._first_attempt.set()
+        if self._failing:
+            self._failing = False
+            _log.info("the store is usable again")
         try:
             self._on_change(None)
             # Not awaited directly: closing the wire cancels the keeper, and must not cancel what the link has to say.
             await asyncio.wait([link.lost])
-            _log.warning("store: connection ended: %s", link.lost.result())
+            self._tell_failed(link.lost.result())
         finally:
             self._link = None
             await link.close()
+        return asyncio.get_running_loop().time() - started
+
+    def _tell_failed(self, why: StoreError) -> None:
+        """One line an outage, however often it is tried."""
+        if not self._failing:
+            self._failing = True
+            _log.warning("the store is not usable, its requests get 503 store_unavailable until it is: %s", " ".join(str(why).split()))
 
     def _lost(self, why: StoreError) -> None:
         # At once, not when the keeper's turn comes: what is sent until then would never be answered.

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 
 from gateway.settings import StateSettings
 from gateway.store.error import StoreError
@@ -142,3 +143,56 @@ def test_a_server_that_answers_unasked_is_left() -> None:
             await wire.close()
 
     run(main())
+
+
+def test_a_server_that_hangs_up_again_and_again_is_not_hammered() -> None:
+    """F-12: a connection that ends at once is as bad as none: pauses grow."""
+
+    async def main() -> None:
+        accepted: list[float] = []
+        loop = asyncio.get_running_loop()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.append(loop.time())
+            greeted = 0
+            while greeted < 3 and (data := await reader.read(65_536)):
+                greeted += data.count(b"CLIENT")
+                writer.write(b"+OK\r\n" * data.count(b"CLIENT"))
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        async with server:
+            url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            wire = Wire(Store.open(StateSettings(url=url)), (), lambda why: None)
+            await wire.open()
+            await until(lambda: len(accepted) >= 6, "six connections")
+            assert accepted[5] - accepted[0] > 0.25
+            await wire.close()
+
+    run(main())
+
+
+def test_an_outage_is_told_once_and_so_is_its_end(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """One line when the store goes, however often it is tried, and one when it is back."""
+
+    async def main() -> None:
+        attempts: list[float] = []
+
+        class Counting:
+            store = Store.open(StateSettings(url=server.url))
+
+            async def connect(self) -> AbstractConnection:
+                attempts.append(0.0)
+                return await self.store.connect()
+
+        wire = Wire(Counting(), (), lambda why: None)
+        await wire.open()
+        server.kill()
+        await until(lambda: len(attempts) >= 4, "a few attempts")
+        server.start_again()
+        await until(lambda: wire.up, "the wire to be back")
+        await wire.close()
+
+    with caplog.at_level("INFO", "gateway.store"):
+        run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
