@@ -16,6 +16,7 @@ import httpx
 
 from gateway.errors import GatewayError, GatewayTimeout, Unavailable
 from gateway.exchange import Exchange, current_exchange
+from gateway.head import request_block
 from gateway.headers import FieldList, FieldTable, request_body_length
 from gateway.peer import Peer, TrustedProxies
 from gateway.pipeline import TraceStarter
@@ -57,6 +58,7 @@ class ClientExchange(Exchange):
         self.query = b"?" + query if query else b""
         self.fields = _FIELDS.sort(headers)
         self.body_length = request_body_length(self.fields)
+        self.block = request_block(self.fields, self.body_length, peer)
         self.observation = observation
         self._body = body
         self._pieces: deque[bytes] = deque()

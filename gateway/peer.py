@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from gateway.headers import RequestFields
 from gateway.paths import is_authority
 
 #: Longest chain of X-Forwarded-For that is read; the rest is a forgery or a loop.
 MAX_HOPS = 32
+
+if TYPE_CHECKING:
+    from gateway.head import Head
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -43,7 +47,7 @@ class Peer:
         trusted: its forwarding fields are believed.
     """
 
-    __slots__ = ("_fixed_lines", "ip", "port", "proxies", "scheme", "server_port", "trusted")
+    __slots__ = ("_fixed_lines", "head", "ip", "port", "proxies", "scheme", "server_port", "trusted")
 
     def __init__(self, ip: str, port: int, scheme: str, server_port: int, proxies: TrustedProxies) -> None:
         self.ip = ip
@@ -51,6 +55,8 @@ class Peer:
         self.scheme = scheme
         self.server_port = server_port
         self.proxies = proxies
+        #: What the last request's fields said; only the pipeline writes here.
+        self.head: Head | None = None
         self.trusted = proxies.trusts(ip)
         self._fixed_lines = _lines(ip, scheme, server_port)
 

@@ -28,8 +28,9 @@ from gateway.errors import (
     problem,
 )
 from gateway.exchange import Exchange
-from gateway.headers import FieldList, FieldTable, RequestFields, parse_lines, request_body_length
-from gateway.paths import canonical, is_authority, split_target
+from gateway.head import Head
+from gateway.headers import FieldList, FieldTable, RequestFields, parse_lines
+from gateway.paths import canonical, split_target
 from gateway.plan import RoutePlan
 from gateway.router import EVERY_METHOD, HeaderLookup, Match, hostname
 from gateway.telemetry.observation import Observation
@@ -131,26 +132,26 @@ class Pipeline:
     def open(self, exchange: Exchange) -> None:
         """Read the head of a request and find its route. What is wrong with it is kept in `exchange.refusal` for `handle` to tell."""
         started_ns = time.time_ns()
-        try:
-            fields = exchange.fields = self._fields.sort(exchange.headers)
-        except GatewayError as error:
-            fields = exchange.fields = RequestFields()
-            exchange.refusal = error
-        found = fields.found
-        if b"traceparent" in found or b"baggage" in found:
+        peer = exchange.peer
+        head = peer.head
+        if head is None or head.headers != exchange.headers or head.table is not self._fields:
+            head = peer.head = Head(self._fields, exchange.headers, peer)
+        fields = exchange.fields = head.fields
+        if head.traced:
             trace = self._tracer.start(fields.all(b"traceparent"), fields.all(b"tracestate"), fields.all(b"baggage"))
         else:
             trace = self._tracer.start(_NONE, _NONE, _NONE)
+        exchange.client_ip = head.client_ip
+        exchange.body_length = head.body_length
+        exchange.block = head.block
         observation = exchange.observation = Observation(started_ns, trace)
-        peer = exchange.peer
-        exchange.client_ip = peer.client_ip(fields) if peer.trusted else peer.ip
-        self._describe(exchange, observation)
-        if exchange.refusal is not None:
-            return
+        self._describe(exchange, observation, head)
         try:
-            self._find_route(exchange, observation)
+            if exchange.refusal is None:
+                exchange.refusal = head.refusal
+                self._find_route(exchange, observation, head)
         except GatewayError as error:
-            exchange.refusal = error
+            exchange.refusal = exchange.refusal or error
 
     async def handle(self, exchange: Exchange) -> None:
         """Take an opened exchange through all its steps. Raises only CancelledError, when the client left."""
@@ -194,35 +195,36 @@ class Pipeline:
 
     # Opening
 
-    def _describe(self, exchange: Exchange, observation: Observation) -> None:
+    def _describe(self, exchange: Exchange, observation: Observation, head: Head) -> None:
         """Facts for the records that every request has."""
-        found = exchange.fields.found
         peer = exchange.peer
         observation.method = exchange.method
+        observation.scheme = peer.scheme
         observation.peer_ip = peer.ip
         observation.client_port = peer.port
-        observation.client_ip = exchange.client_ip
+        observation.client_ip = head.client_ip
         observation.generation = self._generation
-        agent = found.get(b"user-agent")
-        if agent is not None:
-            observation.user_agent = agent.decode("latin-1")
-        inbound = found.get(b"x-request-id") if peer.trusted else None
-        if inbound is not None and 0 < len(inbound) <= 128 and inbound.isascii() and inbound.replace(b"-", b"").isalnum():
-            observation.request_id = inbound.decode("ascii")
+        observation.user_agent = head.user_agent
+        observation.host = exchange.host = head.host
+        trace = observation.trace
+        if head.request_id:
+            observation.request_id = head.request_id
+        elif trace.parent_span_id:
+            observation.request_id = f"{getrandbits(128):032x}"
         else:
-            observation.request_id = f"{getrandbits(64):016x}"
+            # The trace is this request's own, so its id names the request as well.
+            observation.request_id = trace.trace_id_hex
 
-    def _find_route(self, exchange: Exchange, observation: Observation) -> None:
-        authority, exchange.path, exchange.query = split_target(exchange.target, exchange.method)
-        host = exchange.fields.found.get(b"host")
-        if host is None:
-            if exchange.version_11:
-                raise MalformedMessage("An HTTP/1.1 request needs a Host field.", reason="host_missing")
-            host = b""
-        elif not is_authority(host):
-            raise MalformedMessage("The Host field is not a valid host.", reason="host_invalid")
-        exchange.host = observation.host = hostname(authority if authority is not None else host.decode("ascii"))
-        exchange.body_length = request_body_length(exchange.fields)
+    def _find_route(self, exchange: Exchange, observation: Observation, head: Head) -> None:
+        target = exchange.target
+        if target.startswith(b"/") and b"?" not in target:
+            exchange.path = target
+        else:
+            authority, exchange.path, exchange.query = split_target(target, exchange.method)
+            if authority is not None:
+                exchange.host = observation.host = hostname(authority)
+        if not head.has_host and exchange.version_11:
+            raise MalformedMessage("An HTTP/1.1 request needs a Host field.", reason="host_missing")
         if exchange.path == b"*":
             return self._answer_options(exchange, EVERY_METHOD)
         path = canonical(exchange.path)
@@ -302,6 +304,7 @@ class Pipeline:
         if verdict.revoked:
             exchange.limit_lines = b""
             raise Unauthorized("The token has been revoked.", code="token_revoked", reason=f"revoked_{verdict.revoked}")
+        observation.limited = verdict.violated
         raise RateLimited(verdict.violated, [(b"retry-after", b"%d" % verdict.retry_after_seconds)])
 
     # Telling

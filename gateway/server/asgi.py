@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.errors import BadGateway, BodyTooLarge, GatewayError, Internal, MalformedMessage
 from gateway.exchange import Exchange, current_exchange
+from gateway.head import request_block
 from gateway.headers import FieldList, merge_limits, parse_lines, response_fields
 from gateway.peer import Peer
 from gateway.route import ASGIApp
@@ -64,6 +65,7 @@ class AsgiExchange(Exchange):
         http2 = self._scope["http_version"] not in ("1.0", "1.1")
         if self.body_length == 0 and http2 and b"content-length" not in self.fields.found and self.method not in _WITHOUT_BODY:
             self.body_length = None
+            self.block = request_block(self.fields, None, self.peer)
         self._body_done = self.body_length == 0
 
     @property

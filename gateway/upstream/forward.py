@@ -214,28 +214,22 @@ def close_pools(endpoint: Endpoint) -> None:
 
 def request_head(exchange: Exchange, shape: RequestShape) -> bytes:
     """The head of the upstream request, without the trace lines and the empty line: everything that all tries have in common."""
-    fields = exchange.fields
-    lines = fields.lines
     path = exchange.path if shape.rewrite is keep else shape.rewrite(exchange.path)
-    if shape.remove:
-        lines = [line for line in lines if not line.startswith(shape.remove)]
-    parts = [b"%b %b HTTP/1.1\r\n" % (exchange.method.encode("ascii"), path + exchange.query)]
-    parts += lines
-    length = exchange.body_length
-    if length is None:
-        parts.append(b"transfer-encoding: chunked\r\n")
-    elif length or b"content-length" in fields.found:
-        parts.append(b"content-length: %d\r\n" % length)
-    parts.append(exchange.peer.forwarding_lines(fields))
-    parts.append(b"x-request-id: %b\r\n" % exchange.observation.request_id.encode("ascii"))
+    block = exchange.block if not shape.remove else _without(exchange, shape)
     principal = exchange.principal
+    identity = b""
     if principal is not None:
-        identity = principal.memo.get(_IDENTITY)
-        if identity is None:
+        identity = principal.memo.get(_IDENTITY, b"")
+        if not identity:
             identity = principal.memo[_IDENTITY] = identity_lines(principal.subject, principal.issuer, principal.scopes)
-        parts.append(identity)
-    parts.append(shape.set_lines)
-    return b"".join(parts)
+    request_id = exchange.observation.request_id.encode("ascii")
+    method = exchange.method.encode("ascii")
+    return b"%b %b%b HTTP/1.1\r\n%bx-request-id: %b\r\n%b%b" % (method, path, exchange.query, block, request_id, identity, shape.set_lines)
+
+
+def _without(exchange: Exchange, shape: RequestShape) -> bytes:
+    """The exchange's block without the fields that the route removes or sets."""
+    return b"".join([line for line in exchange.block.splitlines(keepends=True) if not line.startswith(shape.remove)])
 
 
 #: Key of the identity lines in a principal's memo.
