@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,9 @@ from gateway.server.workers import Supervisor
 from gateway.settings import Settings
 from gateway.store.embedded import EmbeddedServer
 
+#: What `start` exits with, like the command line, when it can't serve.
+COULD_NOT_START = 3
+
 H = TypeVar("H", bound=Callable[..., Any])
 
 
@@ -32,7 +37,8 @@ class BackendAPIGateway:
     """An API gateway declared in Python.
 
     Handlers are functions of a `GatewayRequest`; `proxy` sends requests to a service. The object is an ASGI application too, so any ASGI
-    server can run it; `start()` runs it on the wire path, which costs less a request. Without an issuer a development issuer is made at
+    server can run it; `start()` runs it on the wire path, which costs less a request. Another server must leave the forwarding fields to
+    `server.trusted_proxies`: `uvicorn --no-proxy-headers module:gateway`. Without an issuer a development issuer is made at
     start and a token of it is printed; `GATEWAY_ENV=production` refuses to start that way.
 
     Args:
@@ -150,11 +156,15 @@ class BackendAPIGateway:
         """Serve until SIGTERM or SIGINT, on 127.0.0.1 unless told otherwise.
 
         Raises:
-            ConfigError: it can't start.
+            SystemExit: with 3, after one line on stderr, when it can't start.
         """
-        settings = _prepared(listening_at(self.settings, host, port, workers))
-        self._face = _face(settings)
-        _serve(settings, self._face)
+        try:
+            settings = _prepared(listening_at(self.settings, host, port, workers))
+            self._face = _face(settings)
+            _serve(settings, self._face)
+        except ConfigError as error:
+            print(f"gateway: could not start: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            raise SystemExit(COULD_NOT_START) from error
 
     async def _open(self) -> Runtime:
         return await open_runtime(development_settings(self.settings))
@@ -181,6 +191,7 @@ def _face(settings: Settings) -> AsgiFace:
 
 
 def _serve(settings: Settings, face: AsgiFace) -> None:
+    _log_to_stderr()
     if settings.server.workers == 1:
         serve_one(settings, face, admin_app)
         return
@@ -189,22 +200,28 @@ def _serve(settings: Settings, face: AsgiFace) -> None:
         # One store for all workers; it ends with the supervisor.
         embedded = EmbeddedServer.from_url(settings.state.url)
         settings = with_store_url(settings, embedded.start())
+    face.open_with(lambda: open_runtime(settings))
+    stop_store = embedded.stop if embedded is not None else _nothing
     try:
         Supervisor(
-            settings, lambda number, control: _serve_worker(settings, face, control), lambda sockets: _serve_fleet(settings, sockets)
+            settings,
+            lambda data, control, listening: serve_worker(face, data, admin_app, control, listening),
+            lambda admin, controls, listening: serve_admin(admin, fleet_app(controls), listening),
+            abandoned=stop_store,
         ).run()
     finally:
-        if embedded is not None:
-            embedded.stop()
+        stop_store()
 
 
-def _serve_worker(settings: Settings, face: AsgiFace, control: Path) -> None:
-    face.open_with(lambda: open_runtime(settings))
-    serve_worker(settings, face, admin_app, control)
+def _nothing() -> None:
+    """There is no store of our own to stop."""
 
 
-def _serve_fleet(settings: Settings, sockets: list[Path]) -> None:
-    serve_admin(settings, fleet_app(sockets))
+def _log_to_stderr() -> None:
+    """What operators should know, one line each, unless the application has logging of its own."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    for name in ("gateway", "discovery"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def listening_at(settings: Settings, host: str | None, port: int | None, workers: int | None) -> Settings:

@@ -241,7 +241,8 @@ async def open_runtime(settings: Settings, *, replica: str = "") -> Runtime:
     embedded = None
     if settings.state.url.startswith("embedded:"):
         embedded = EmbeddedServer.from_url(settings.state.url)
-        url = await asyncio.to_thread(embedded.start)
+        # Not in a thread of its own: on Linux the server ends with the thread that started it.
+        url = embedded.start()
         settings = with_store_url(settings, url)
     runtime = None
     try:

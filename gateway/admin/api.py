@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from gateway.admin.redaction import redacted
 from gateway.admission.revocation import KINDS, Revocation
-from gateway.errors import BadRequest, GatewayError, NotFound, Unauthorized, Unavailable, problem
+from gateway.errors import BadRequest, BodyTooLarge, GatewayError, Internal, MethodNotAllowed, NotFound, Unauthorized, Unavailable, problem
 from gateway.store.error import StoreError
 from gateway.telemetry.exposition import content_type
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_BODY_BYTES = 64 * 1024
+#: In front of several workers: who asked, as the process that answers for all of them saw it. Believed on a Unix socket only.
+SOURCE_FIELD = "x-admin-source"
+_EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _REVOCATION_KEYS = frozenset(("kind", "value", "issuer", "subject", "issued_before", "expires_at", "reason"))
 _API_KEY_KEYS = frozenset(("subject", "scopes", "roles", "client", "expires_at"))
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
@@ -48,22 +51,19 @@ class AdminSite:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(
-            routes=[
-                Route("/livez", self.livez),
-                Route("/readyz", self.readyz),
-                Route("/metrics", self.metrics),
-                Route("/v1/routes", self._guarded(self.routes)),
-                Route("/v1/services", self._guarded(self.services)),
-                Route("/v1/config", self._guarded(self.config)),
-                Route("/v1/revocations", self._guarded(self.revocations)),
-                Route("/v1/revocations", self._guarded(self.revoke), methods=["POST"]),
-                Route("/v1/revocations/{kind}/{value:path}", self._guarded(self.unrevoke), methods=["DELETE"]),
-                Route("/v1/api-keys", self._guarded(self.api_keys)),
-                Route("/v1/api-keys", self._guarded(self.create_api_key), methods=["POST"]),
-                Route("/v1/api-keys/{id}", self._guarded(self.delete_api_key), methods=["DELETE"]),
-            ],
-            exception_handlers={GatewayError: _render, StoreError: _render_store, HTTPException: _render_http},
+        return admin_application(
+            [
+                resource("/livez", GET=self.livez),
+                resource("/readyz", GET=self.readyz),
+                resource("/metrics", GET=self.metrics),
+                self._guarded("/v1/routes", GET=self.routes),
+                self._guarded("/v1/services", GET=self.services),
+                self._guarded("/v1/config", GET=self.config),
+                self._guarded("/v1/revocations", GET=self.revocations, POST=self.revoke),
+                self._guarded("/v1/revocations/{kind}/{value:path}", DELETE=self.unrevoke),
+                self._guarded("/v1/api-keys", GET=self.api_keys, POST=self.create_api_key),
+                self._guarded("/v1/api-keys/{id}", DELETE=self.delete_api_key),
+            ]
         )
 
     # For everybody
@@ -106,7 +106,7 @@ class AdminSite:
         """Write an entry; when this answers 201, every replica refuses what it concerns."""
         body = await _body(request, _REVOCATION_KEYS)
         entry = await self._runtime.revocations.revoke(await self._revocation(body))
-        self._recorded("revoke", kind=entry.kind, value=entry.value, subject=entry.subject, reason=entry.reason)
+        self._recorded("revoke", request, kind=entry.kind, value=entry.value, subject=entry.subject, reason=entry.reason)
         return _json(_described(entry), 201)
 
     async def unrevoke(self, request: Request) -> Response:
@@ -116,7 +116,7 @@ class AdminSite:
             raise BadRequest(f"The kind is none of {', '.join(KINDS)}.")
         if not await self._runtime.revocations.remove(kind, value):
             raise NotFound("Nothing of this kind and value is revoked.")
-        self._recorded("unrevoke", kind=kind, value=value)
+        self._recorded("unrevoke", request, kind=kind, value=value)
         return Response(status_code=204)
 
     async def api_keys(self, request: Request) -> Response:
@@ -133,7 +133,7 @@ class AdminSite:
             client=_text(body, "client") if body.get("client") is not None else None,
             expires_at=int(_moment(body, "expires_at") or 0),
         )
-        self._recorded("create_api_key", id=created.key.id, subject=created.key.subject)
+        self._recorded("create_api_key", request, id=created.key.id, subject=created.key.subject)
         return _json({**asdict(created.key), "key": created.text}, 201)
 
     async def delete_api_key(self, request: Request) -> Response:
@@ -141,23 +141,33 @@ class AdminSite:
         key_id = request.path_params["id"]
         if not await self._key_store().delete(key_id):
             raise NotFound("There is no such API key.")
-        self._recorded("delete_api_key", id=key_id)
+        self._recorded("delete_api_key", request, id=key_id)
         return Response(status_code=204)
 
     # Details
 
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
-        async def guarded(request: Request) -> Response:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token):
-                self._recorded("refused", path=request.scope["path"])
-                raise Unauthorized("The admin token is needed.", realm="gateway-admin")
-            return await endpoint(request)
+    def _guarded(self, path: str, **endpoints: Endpoint) -> Route:
+        """A resource for those who have the admin token."""
 
-        return guarded
+        def checked(endpoint: Endpoint) -> Endpoint:
+            async def guarded(request: Request) -> Response:
+                if not self._is_admin(request):
+                    self._recorded("refused", request, method=request.method, path=path)
+                    raise Unauthorized("The admin token is needed.", realm="gateway-admin")
+                return await endpoint(request)
 
-    def _recorded(self, action: str, **detail: Any) -> None:
-        self._runtime.telemetry.event("admin", {"action": action, **detail})
+            return guarded
+
+        return resource(path, **{method: checked(endpoint) for method, endpoint in endpoints.items()})
+
+    def _is_admin(self, request: Request) -> bool:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
+
+    def _recorded(self, action: str, request: Request, **detail: Any) -> None:
+        """Write an audit record: what was done, and from where (SP 800-53 AU-3)."""
+        source = request.client.host if request.client is not None and request.client.host else request.headers.get(SOURCE_FIELD, "")
+        self._runtime.telemetry.event("admin", {"action": action, "source": source, **detail})
 
     def _key_store(self) -> ApiKeyStore:
         store = self._runtime.authenticator.api_keys
@@ -215,6 +225,41 @@ def admin_app(runtime: Runtime) -> Starlette:
     return AdminSite(runtime, runtime.settings.admin.token).app()
 
 
+def admin_application(routes: list[Route]) -> Starlette:
+    """An application whose every error is a problem document, like those of the data port."""
+    handlers = {GatewayError: _render, StoreError: _render_store, HTTPException: _render_http, Exception: _render_internal}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    # `/v1/routes/` is no resource, rather than a detour to one.
+    app.router.redirect_slashes = False
+    return app
+
+
+def resource(path: str, **endpoints: Endpoint) -> Route:
+    """One path with an endpoint for each method; GET answers HEAD too."""
+
+    async def endpoint(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in endpoints:
+            raise MethodNotAllowed(("HEAD", *endpoints) if "GET" in endpoints else tuple(endpoints))
+        return await endpoints[method](request)
+
+    return Route(path, endpoint, methods=_EVERY_METHOD)
+
+
+async def bounded_body(request: Request) -> bytes:
+    """The body that came.
+
+    Raises:
+        BodyTooLarge: it is longer than anything that the admin API takes.
+    """
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    return data
+
+
 def _json(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), status, media_type="application/json")
 
@@ -225,13 +270,8 @@ def _described(entry: Revocation) -> dict[str, object]:
 
 async def _body(request: Request, allowed: frozenset[str]) -> Mapping[str, Any]:
     """The JSON object that came, bounded, with no members but the allowed ones."""
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY_BYTES:
-            raise BadRequest(f"The body is larger than {MAX_BODY_BYTES} bytes.")
     try:
-        body = orjson.loads(data)
+        body = orjson.loads(await bounded_body(request))
     except orjson.JSONDecodeError as exc:
         raise BadRequest("The body is not valid JSON.") from exc
     if not isinstance(body, dict):
@@ -284,8 +324,12 @@ async def _render_store(request: Request, exc: Exception) -> Response:
 
 
 async def _render_http(request: Request, exc: Exception) -> Response:
+    """Starlette's own: no route has the path, or the method is none that anything here answers to."""
     assert isinstance(exc, HTTPException)
-    error = GatewayError(exc.detail, code={404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "bad_request"))
-    error.status, error.title = exc.status_code, exc.detail  # type: ignore[misc]  # this instance's instead of the class's
-    error.headers = [(name.lower().encode(), value.encode()) for name, value in (exc.headers or {}).items()]
-    return await _render(request, error)
+    return await _render(
+        request, NotFound("There is no such resource.") if exc.status_code == 404 else MethodNotAllowed(("GET", "POST", "DELETE"))
+    )
+
+
+async def _render_internal(request: Request, exc: Exception) -> Response:
+    return await _render(request, Internal())

@@ -16,15 +16,16 @@ import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
+from gateway.admin.api import SOURCE_FIELD, admin_application, bounded_body, resource
 from gateway.errors import Unavailable, problem
 from gateway.telemetry import exposition
 
 TIMEOUT_SECONDS = 5.0
 #: Members of an instance's description that each worker counts for itself.
 _COUNTED = ("active", "requests", "failures")
-_METHODS = ["GET", "POST", "DELETE"]
+#: A worker says which of them a resource has.
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Fleet:
@@ -44,13 +45,13 @@ class Fleet:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(
-            routes=[
-                Route("/livez", self.livez),
-                Route("/readyz", self.readyz),
-                Route("/metrics", self.metrics),
-                Route("/v1/services", self.services),
-                Route("/{path:path}", self.one, methods=_METHODS),
+        return admin_application(
+            [
+                resource("/livez", GET=self.livez),
+                resource("/readyz", GET=self.readyz),
+                resource("/metrics", GET=self.metrics),
+                resource("/v1/services", GET=self.services),
+                resource("/{path:path}", **dict.fromkeys(_METHODS, self.one)),
             ]
         )
 
@@ -75,7 +76,7 @@ class Fleet:
 
     async def services(self, request: Request) -> Response:
         """Services with the requests of all workers added up."""
-        answers = [answer for answer in await self._all("/v1/services", _credentials(request)) if answer is not None]
+        answers = [answer for answer in await self._all("/v1/services", _asker(request)) if answer is not None]
         good = [answer for answer in answers if answer.is_success]
         if not good:
             return _passed_on(answers[0]) if answers else _nobody()
@@ -83,9 +84,9 @@ class Fleet:
 
     async def one(self, request: Request) -> Response:
         """Any worker's answer, from the first that gives one."""
-        body = await request.body()
+        body = await bounded_body(request)
         target = request.scope["raw_path"].decode("ascii")
-        headers = {**_credentials(request), "content-type": "application/json"}
+        headers = {**_asker(request), "content-type": "application/json"}
         for worker in self._workers:
             try:
                 return _passed_on(await worker.request(request.method, target, content=body, headers=headers))
@@ -128,9 +129,11 @@ def merged_services(answers: Sequence[Sequence[dict[str, Any]]]) -> list[dict[st
     return list(services.values())
 
 
-def _credentials(request: Request) -> dict[str, str]:
+def _asker(request: Request) -> dict[str, str]:
+    """Fields that tell a worker who asks."""
+    fields = {SOURCE_FIELD: request.client.host if request.client is not None else ""}
     authorization = request.headers.get("authorization")
-    return {"authorization": authorization} if authorization is not None else {}
+    return fields if authorization is None else {**fields, "authorization": authorization}
 
 
 def _passed_on(answer: httpx.Response) -> Response:

@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,26 +100,28 @@ def serve_one(settings: Settings, face: AsgiFace, admin_app: AdminApp) -> None:
     run(serve_process(face, data, admin, admin_app, lambda: announce(data, admin)))
 
 
-def serve_worker(settings: Settings, face: AsgiFace, admin_app: AdminApp, control: Path) -> None:
-    """Serve as one of several processes: the data port shared, the admin site on a Unix socket for the process that answers for all."""
-    data = bound_socket(settings.server.host, settings.server.port, "server", shared=True)
+def serve_worker(face: AsgiFace, data: socket.socket, admin_app: AdminApp, control: Path, listening: Callable[[], None]) -> None:
+    """Serve as one of several processes, the admin site on a Unix socket for the process that answers for all.
+
+    Raises:
+        ConfigError: it can't start.
+    """
     control.unlink(missing_ok=True)
     admin = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     admin.bind(str(control))
-    run(serve_process(face, data, admin, admin_app, lambda: None))
+    run(serve_process(face, data, admin, admin_app, listening))
 
 
-def serve_admin(settings: Settings, app: Any) -> None:
+def serve_admin(admin: socket.socket, app: Any, listening: Callable[[], None]) -> None:
     """Serve the admin port alone until SIGTERM or SIGINT."""
-    admin = bound_socket(settings.admin.host, settings.admin.port, "admin")
-    run(_serve_alone(QuietServer(_config(app, http="httptools")), admin))
+    run(_serve_alone(QuietServer(_config(app, http="httptools")), admin, listening))
 
 
-async def _serve_alone(server: QuietServer, sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, server.stop)
-    await server.serve(sockets=[sock])
+async def _serve_alone(server: QuietServer, sock: socket.socket, listening: Callable[[], None]) -> None:
+    _on_signals(server.stop)
+    tasks = await _started([server], [sock])
+    listening()
+    await tasks[0]
 
 
 def run(main: Any) -> None:
@@ -135,11 +137,11 @@ def run(main: Any) -> None:
 
 def announce(data: socket.socket, admin: socket.socket) -> None:
     """Say where we listen."""
-    where = [_url(sock) for sock in (data, admin)]
-    print(f"Gateway listening on {where[0]}, admin on {where[1]}", file=sys.stderr, flush=True)
+    print(f"Gateway listening on {url_of(data)}, admin on {url_of(admin)}", file=sys.stderr, flush=True)
 
 
-def _url(sock: socket.socket) -> str:
+def url_of(sock: socket.socket) -> str:
+    """Where a bound socket is reached."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -150,28 +152,54 @@ async def serve_process(
     """Open the runtime, serve both ports until a signal, and close everything in order. `listening` is called once both are open.
 
     Raises:
-        ConfigError: the runtime can't be opened.
+        ConfigError: the runtime or a port can't be opened.
     """
-    runtime = await face.open()
+    opening = asyncio.ensure_future(face.open())
+    _on_signals(opening.cancel)
+    try:
+        runtime = await opening
+    except asyncio.CancelledError:
+        # Told to stop before it could serve anybody.
+        return
     servers = [
         QuietServer(_config(face, http=server_protocol(runtime.front))),
         QuietServer(_config(admin_app(runtime), http="httptools")),
     ]
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, _stop, runtime, servers)
+    _on_signals(lambda: _stop(runtime, servers))
     try:
-        tasks = [loop.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, (data, admin), strict=True)]
-        while not all(server.started or task.done() for server, task in zip(servers, tasks, strict=True)):  # noqa: ASYNC110 - uvicorn tells by an attribute
-            await asyncio.sleep(0.005)
+        tasks = await _started(servers, (data, admin))
         listening()
         await tasks[0]
         servers[1].stop()
         await tasks[1]
     finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
         await face.close()
+
+
+async def _started(servers: Sequence[QuietServer], sockets: Sequence[socket.socket]) -> list[asyncio.Task[None]]:
+    """The servers' tasks, once all of them accept connections."""
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, sockets, strict=True)]
+    while not all(server.started for server in servers):
+        if failed := next((task for task in tasks if task.done()), None):
+            _give_up(servers, failed)
+            break
+        await asyncio.sleep(0.005)  # uvicorn tells by an attribute
+    return tasks
+
+
+def _give_up(servers: Sequence[QuietServer], failed: asyncio.Task[None]) -> None:
+    """A server ended before it had started: it was told to, or its port is another's by now."""
+    for server in servers:
+        server.stop()
+    if error := failed.exception():
+        raise ConfigError(f"can't listen: {error}") from error
+
+
+def _on_signals(stop: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
 
 
 def _stop(runtime: Runtime, servers: list[QuietServer]) -> None:

@@ -11,49 +11,69 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from gateway.errors import ConfigError
-from gateway.server.serving import bound_socket
+from gateway.server.serving import bound_socket, url_of
 from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.workers")
 
-#: What a worker exits with when it can't start: trying again would change nothing.
+#: What a process exits with when it can't start: trying again would change nothing.
 CANNOT_START = 3
-#: A worker that lived shorter than this is replaced only after as long a pause.
+#: A process that lived shorter than this is replaced only when it is over.
 MINIMUM_LIFE_SECONDS = 1.0
 #: After this long an orderly end becomes a forced one.
 STOP_SECONDS = 40.0
+_POLL_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1
 
-#: (number of the worker, path of its control socket) -> serves until SIGTERM.
-WorkerMain = Callable[[int, Path], None]
-#: (control sockets of all workers) -> serves the admin port until SIGTERM.
-AdminMain = Callable[[list[Path]], None]
+Listening = Callable[[], None]
+#: (its share of the data port, path of its control socket, to be called once it serves) -> serves until SIGTERM.
+WorkerMain = Callable[[socket.socket, Path, Listening], None]
+#: (the admin port, control sockets of all workers, to be called once it serves) -> serves until SIGTERM.
+AdminMain = Callable[[socket.socket, list[Path], Listening], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """What a child process is for; whoever replaces it has the same."""
+
+    main: Callable[[Listening], None]
+    worker: bool
 
 
 class Supervisor:
     """Keeps a number of worker processes and one admin process alive until it is told to stop.
 
     Args:
-        settings: the port is taken here first, so that a conflict is one clear error.
+        settings: the ports are taken here, so that a conflict is one clear error and port 0 is the same port for every worker.
         worker, admin: what the processes do.
+        abandoned: called by a child that outlives a supervisor which was killed, before it ends: to remove what the supervisor can't.
     """
 
-    def __init__(self, settings: Settings, worker: WorkerMain, admin: AdminMain) -> None:
+    def __init__(self, settings: Settings, worker: WorkerMain, admin: AdminMain, abandoned: Callable[[], None]) -> None:
         self._settings = settings
         self._worker = worker
         self._admin = admin
+        self._abandoned = abandoned
+        self._pid = os.getpid()
         self._directory = Path(tempfile.mkdtemp(prefix="gateway-"))
-        self._children: dict[int, tuple[Callable[[], None], float]] = {}
+        self._children: dict[int, tuple[_Role, float]] = {}
+        #: When to start a process again, and what for.
+        self._due: list[tuple[float, _Role]] = []
+        #: Signals that came and were not acted upon yet.
+        self._signals: list[int] = []
         self._stopping_since = 0.0
-        self._failed = False
+        self._failure = ""
+        self._banner = ""
 
     def __repr__(self) -> str:
         return f"<Supervisor children={sorted(self._children)}{' stopping' if self._stopping_since else ''}>"
@@ -62,98 +82,147 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
-            ConfigError: the port is taken, or a worker could not start; it has said why.
+            ConfigError: a port is taken, or a process could not start; the message is its own.
         """
-        server = self._settings.server
-        # Held as long as we live: a port that every worker has left for a moment is not somebody else's.
-        reserved = bound_socket(server.host, server.port, "server", shared=True)
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            sockets = [self._directory / f"worker-{number}.sock" for number in range(server.workers)]
-            for number, path in enumerate(sockets):
-                self._start(_bind(self._worker, number, path))
-            self._start(lambda: self._admin(sockets))
-            print(_banner(self._settings), file=sys.stderr, flush=True)
-            self._watch()
+            # Held as long as we live: a port that every worker has left for a moment is not somebody else's.
+            server, admin = self._settings.server, self._settings.admin
+            with (
+                bound_socket(server.host, server.port, "server", shared=True) as reserved,
+                bound_socket(admin.host, admin.port, "admin") as site,
+            ):
+                self._start_all(reserved, site)
+                self._watch()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            reserved.close()
             shutil.rmtree(self._directory, ignore_errors=True)
-        if self._failed:
-            raise ConfigError("a worker could not start; its message stands above")
+        if self._failure:
+            raise ConfigError(self._failure)
 
-    def _start(self, main: Callable[[], None]) -> None:
+    def _start_all(self, reserved: socket.socket, site: socket.socket) -> None:
+        server = self._settings.server
+        controls = [self._directory / f"worker-{number}.sock" for number in range(server.workers)]
+        self._banner = f"Gateway listening on {url_of(reserved)} with {server.workers} workers, admin on {url_of(site)}"
+        for control in controls:
+            self._start(_Role(self._worker_main(reserved, site, control), worker=True))
+        self._start(_Role(lambda listening: self._admin(site, controls, listening), worker=False))
+
+    def _worker_main(self, reserved: socket.socket, site: socket.socket, control: Path) -> Callable[[Listening], None]:
+        port = reserved.getsockname()[1]
+
+        def main(listening: Listening) -> None:
+            site.close()
+            data = bound_socket(self._settings.server.host, port, "server", shared=True)
+            self._worker(data, control, listening)
+
+        return main
+
+    def _start(self, role: _Role) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            os._exit(_child(main))
-        self._children[pid] = (main, time.monotonic())
+            os._exit(self._child(role))
+        self._children[pid] = (role, time.monotonic())
 
     def _watch(self) -> None:
-        while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+        while self._children or (self._due and not self._stopping_since):
+            while self._signals:
+                self._stop(self._signals.pop(0))
+            pid, status = os.waitpid(-1, os.WNOHANG) if self._children else (0, 0)
             if pid:
                 self._ended(pid, os.waitstatus_to_exitcode(status))
-            elif self._stopping_since and time.monotonic() - self._stopping_since > STOP_SECONDS:
+                continue
+            self._start_due()
+            self._announce()
+            self._end_admin()
+            if self._stopping_since and time.monotonic() - self._stopping_since > STOP_SECONDS:
                 self._signal(signal.SIGKILL)
                 self._stopping_since = time.monotonic()
-            else:
-                time.sleep(0.05)
+            time.sleep(_POLL_SECONDS)
 
     def _ended(self, pid: int, code: int) -> None:
-        main, started = self._children.pop(pid)
+        role, started = self._children.pop(pid)
         if self._stopping_since:
             return
         if code == CANNOT_START:
-            self._failed = True
-            self._stop(signal.SIGTERM, None)
+            self._failure = self._note(pid, "error").read_text()
+            self._stop(signal.SIGTERM)
             return
-        logger.error("process %d ended with %d; it is replaced", pid, code)
-        time.sleep(max(0.0, MINIMUM_LIFE_SECONDS - (time.monotonic() - started)))
+        logger.error("%s %d ended with %d; it is replaced", "worker" if role.worker else "admin process", pid, code)
+        self._due.append((started + MINIMUM_LIFE_SECONDS, role))
+
+    def _start_due(self) -> None:
+        if self._stopping_since:
+            return
+        now = time.monotonic()
+        due = [role for when, role in self._due if when <= now]
+        self._due = [(when, role) for when, role in self._due if when > now]
+        for role in due:
+            self._start(role)
+
+    def _announce(self) -> None:
+        """Say where we listen, once everybody does."""
+        if self._banner and not self._due and all(self._note(pid, "listening").exists() for pid in self._children):
+            print(self._banner, file=sys.stderr, flush=True)
+            self._banner = ""
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _stop(self, number: int) -> None:
+        """The first time an orderly end, workers first: the admin site tells of them until they are gone. The second time at once."""
         if not self._stopping_since:
-            self._start(main)
+            self._banner = ""
+            self._stopping_since = time.monotonic()
+            self._signal(signal.SIGTERM, admin=False)
+        else:
+            self._signal(signal.SIGKILL if number == signal.SIGINT else signal.SIGTERM)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        """The first time an orderly end, the second time at once."""
-        self._signal(signal.SIGKILL if self._stopping_since and number == signal.SIGINT else signal.SIGTERM)
-        self._stopping_since = self._stopping_since or time.monotonic()
+    def _end_admin(self) -> None:
+        if self._stopping_since and not any(role.worker for role, _ in self._children.values()):
+            self._signal(signal.SIGTERM)
 
-    def _signal(self, number: int) -> None:
-        for pid in self._children:
-            os.kill(pid, number)
+    def _signal(self, number: int, *, admin: bool = True) -> None:
+        for pid, (role, _) in self._children.items():
+            if role.worker or admin:
+                os.kill(pid, number)
 
+    # In the child
 
-def _banner(settings: Settings) -> str:
-    server, admin = settings.server, settings.admin
-    return (
-        f"Gateway listening on http://{server.host}:{server.port} with {server.workers} workers, admin on http://{admin.host}:{admin.port}"
-    )
+    def _child(self, role: _Role) -> int:
+        """What a forked child does; returns its exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        # A terminal's Ctrl-C is for the supervisor, which tells its children once.
+        os.setpgid(0, 0)
+        self._die_with_parent()
+        try:
+            role.main(lambda: self._note(os.getpid(), "listening").touch())
+        except ConfigError as error:
+            self._note(os.getpid(), "error").write_text(str(error))
+            return CANNOT_START
+        except BaseException:
+            logger.exception("the process broke down")
+            return 1
+        finally:
+            if os.getppid() != self._pid:
+                self._abandoned()
+                shutil.rmtree(self._directory, ignore_errors=True)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return 0
 
+    def _note(self, pid: int, what: str) -> Path:
+        """Where a child leaves a note for its supervisor."""
+        return self._directory / f"{pid}.{what}"
 
-def _bind(worker: WorkerMain, number: int, path: Path) -> Callable[[], None]:
-    return lambda: worker(number, path)
-
-
-def _child(main: Callable[[], None]) -> int:
-    """Run in a forked child; returns its exit code."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    _die_with_parent()
-    try:
-        main()
-    except ConfigError as error:
-        print(f"gateway: {error}", file=sys.stderr, flush=True)
-        return CANNOT_START
-    except BaseException:
-        logger.exception("the process broke down")
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this process with the supervisor (Linux): nobody else would."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    def _die_with_parent(self) -> None:
+        """Have the kernel end this process with the supervisor (Linux): nobody else would."""
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != self._pid:
+                # It ended before we asked.
+                os._exit(1)
