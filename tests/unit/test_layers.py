@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.cors",
         "gateway.deadlines",
         "gateway.exchange",
+        "gateway.head",
         "gateway.headers",
         "gateway.paths",
         "gateway.peer",
