@@ -117,6 +117,9 @@ class Forwarder:
         trace = exchange.observation.trace
         span_id = new_span_id()
         attempt = Try(endpoint.instance.id, endpoint.address, span_id, time.time_ns())
+        if exchange.observation.service != self.name:
+            # A handler's call, which may be one of several to several services.
+            attempt.service, attempt.method = self.name, exchange.method
         exchange.observation.tries.append(attempt)
         data = b"".join((head, trace.propagation_lines(span_id), b"\r\n", exchange.first_body()))
         started = self._loop.time()
