@@ -7,7 +7,10 @@ which is why the tick is a small share of the shortest deadline that anybody con
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
+
+logger = logging.getLogger("gateway.deadlines")
 
 
 class Expiring(Protocol):
@@ -61,7 +64,11 @@ class Deadlines:
         assert self._loop is not None
         now = self._loop.time()
         for item in [item for item in self._watched if item.deadline and item.deadline <= now]:
-            item.expire()
+            try:
+                item.expire()
+            except Exception:
+                # One that fails must not stop the clock of all the others.
+                logger.exception("%r failed to expire", item)
         if self._watched:
             self._arm()
         else:

@@ -36,7 +36,6 @@ MANAGED = frozenset(
         b"forwarded",
         b"traceparent",
         b"tracestate",
-        b"via",
         b"x-auth-issuer",
         b"x-auth-scopes",
         b"x-auth-subject",
@@ -56,16 +55,39 @@ MANAGED = frozenset(
     )
 )
 
-#: Fields that `Connection` can't have removed: framing, routing and credentials (CVE-2024-45410 and its kin).
-PROTECTED = frozenset((b"host", b"content-length", b"authorization", b"cookie", b"content-type"))
+#: Fields that `Connection` can't have removed, in either direction: framing, routing, credentials, and what browsers and caches rely on
+#: (CVE-2024-45410 and its kin). Managed fields are safe because they are set after the removal.
+PROTECTED = frozenset(
+    (
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-length",
+        b"content-security-policy",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"origin",
+        b"set-cookie",
+        b"strict-transport-security",
+        b"vary",
+        b"www-authenticate",
+        b"x-content-type-options",
+        b"x-frame-options",
+    )
+)
+
+#: Statuses whose responses have no body, whatever their fields say (RFC 9110 section 6.4.1).
+BODILESS = frozenset((204, 304))
 
 #: Forwarded as they came, and read by us on the way.
 READ = frozenset((b"authorization", b"content-length", b"expect", b"host", b"origin", b"user-agent"))
 
-#: Response fields of an upstream that we answer for ourselves. `server` would tell what runs behind us.
-RESPONSE_DROPPED = HOP_BY_HOP | {b"server", b"x-request-id"}
+#: Response fields of an upstream that we answer for ourselves, framing among them. `server` would tell what runs behind us.
+RESPONSE_DROPPED = HOP_BY_HOP | {b"content-length", b"server", b"x-request-id"}
 
-_SKIP, _KEEP, _ASIDE = 0, 1, 2
+_KEEP, _ASIDE = 1, 2
+_UNDERSCORE = ord("_")
 
 
 class RequestFields:
@@ -91,6 +113,14 @@ class RequestFields:
             return []
         return [first] + [value for other, value in self.repeated if other == name]
 
+    def with_host(self, host: bytes) -> RequestFields:
+        """These fields with a target's own authority in the place of Host (RFC 9112 section 3.2.2)."""
+        fields = RequestFields()
+        fields.found = {**self.found, b"host": host}
+        fields.repeated = self.repeated
+        fields.lines = [b"host: %b\r\n" % host, *(line for line in self.lines if not line.startswith(b"host:"))]
+        return fields
+
 
 class FieldTable:
     """Sorts request fields by a table that is built once.
@@ -113,12 +143,15 @@ class FieldTable:
         """
         fields = RequestFields()
         kind_of, line, found = self._kind, fields.lines.append, fields.found
-        for name, value in headers:
+        for field in headers:
+            name = field[0]
             kind = kind_of(name)
             if kind is None:
-                if b"_" not in name:
-                    line(b"%b: %b\r\n" % (name, value))
+                if _UNDERSCORE not in name:
+                    line(b"%b: %b\r\n" % field)
                 continue
+            # White space around a value is no part of it (RFC 9112 section 5.1); the parser leaves what trails.
+            value = field[1].rstrip(b" \t")
             if name in found:
                 fields.repeated.append((name, value))
             else:
@@ -186,21 +219,24 @@ def field_lines(fields: Mapping[str, str]) -> bytes:
     return b"".join(b"%b: %b\r\n" % (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in fields.items())
 
 
+def application_fields(headers: FieldList, ours: bytes) -> FieldList:
+    """The fields that an application of this process gets: like an upstream's, but with framing and hop-by-hop fields left as they came.
+
+    Args:
+        ours: wire lines of the fields that we set.
+    """
+    kept = [field for field in headers if field[0] not in MANAGED and _UNDERSCORE not in field[0]]
+    return kept + parse_lines(ours)
+
+
 def response_fields(headers: FieldList, dropped: frozenset[bytes] = RESPONSE_DROPPED) -> FieldList:
     """What of an upstream's response fields goes to the client: end-to-end ones, in order, framing left out."""
-    named: set[bytes] | None = None
-    kept: FieldList = []
-    for field in headers:
-        name = field[0]
-        if name in dropped:
-            if name == b"connection":
-                named = (named or set()) | connection_options((field[1],))
-            continue
-        if name != b"content-length":
-            kept.append(field)
-    if named:
-        named -= PROTECTED
-        kept = [field for field in kept if field[0] not in named]
+    kept = [field for field in headers if field[0] not in dropped]
+    if len(kept) != len(headers):
+        # `Connection` is among the dropped ones, and names more of them.
+        named = connection_options(value for name, value in headers if name == b"connection") - PROTECTED
+        if named:
+            kept = [field for field in kept if field[0] not in named]
     return kept
 
 

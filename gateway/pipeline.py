@@ -5,6 +5,7 @@ Steps raise `GatewayError`; `handle` is the one place that renders it. Everythin
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable
@@ -28,7 +29,7 @@ from gateway.errors import (
     problem,
 )
 from gateway.exchange import Exchange
-from gateway.head import Head
+from gateway.head import Head, request_block
 from gateway.headers import FieldList, FieldTable, RequestFields, parse_lines
 from gateway.paths import canonical, split_target
 from gateway.plan import RoutePlan
@@ -223,6 +224,8 @@ class Pipeline:
             authority, exchange.path, exchange.query = split_target(target, exchange.method)
             if authority is not None:
                 exchange.host = observation.host = hostname(authority)
+                exchange.fields = head.fields.with_host(authority.encode("ascii"))
+                exchange.block = request_block(exchange.fields, head.body_length, exchange.peer)
         if not head.has_host and exchange.version_11:
             raise MalformedMessage("An HTTP/1.1 request needs a Host field.", reason="host_missing")
         if exchange.path == b"*":
@@ -283,7 +286,8 @@ class Pipeline:
             self._refuse_repeated(fields)
         principal = self._authenticator.cached(authorization, api_key)
         if principal is None:
-            principal = await self._authenticator.authenticate(authorization, api_key)
+            # A task of its own: whoever drives this coroutine need not be one, and this may use time-outs (see server/driver.py).
+            principal = await asyncio.create_task(self._authenticator.authenticate(authorization, api_key))
             if principal is None and plan.required:
                 raise Unauthorized()
         exchange.principal = exchange.observation.principal = principal

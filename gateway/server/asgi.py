@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from gateway.errors import BadGateway, BodyTooLarge, GatewayError, Internal, MalformedMessage
 from gateway.exchange import Exchange, current_exchange
 from gateway.head import request_block
-from gateway.headers import FieldList, merge_limits, parse_lines, response_fields
+from gateway.headers import BODILESS, FieldList, application_fields, merge_limits, parse_lines, response_fields
 from gateway.peer import Peer
 from gateway.route import ASGIApp
+from gateway.upstream.forward import identity_of
 from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, UpstreamConnection
 
 Scope = MutableMapping[str, Any]
@@ -20,7 +23,11 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_BODILESS = frozenset((204, 304))
+#: What may stand in a path as it is, for servers that give the decoded path only.
+_PATH_SAFE = "/:@!$&'()*+,;=~"
+#: What no field may have in its name, or in its value (RFC 9110 sections 5.1 and 5.5).
+_BAD_NAME = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: HTTP/2 and 3 requests may have a body without saying its length; these methods are taken to have none.
 _WITHOUT_BODY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"))
 
@@ -30,6 +37,7 @@ class AsgiExchange(Exchange):
 
     __slots__ = (
         "_body_done",
+        "_gone",
         "_queue",
         "_queued_bytes",
         "_receive",
@@ -43,7 +51,7 @@ class AsgiExchange(Exchange):
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, peer: Peer) -> None:
-        target = scope.get("raw_path") or scope["path"].encode("utf-8")
+        target = scope.get("raw_path") or quote(scope["path"], safe=_PATH_SAFE).encode("ascii")
         if scope["query_string"]:
             target = target + b"?" + scope["query_string"]
         headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
@@ -52,6 +60,7 @@ class AsgiExchange(Exchange):
         self._receive = receive
         self._send = send
         self._started = False
+        self._gone = False
         self._body_done = False
         self._received_bytes = 0
         self._queue: deque[bytes] = deque()
@@ -78,11 +87,11 @@ class AsgiExchange(Exchange):
 
     async def respond(self, status: int, headers: FieldList, body: bytes, *, close: bool = False) -> None:
         fields = [*headers, *self._own_fields(self.limit_lines)]
-        if status not in _BODILESS:
+        if status not in BODILESS:
             fields.append((b"content-length", b"%d" % len(body)))
         if close and self.version_11:
             fields.append((b"connection", b"close"))
-        if self.method == "HEAD":
+        if self.method == "HEAD" or status in BODILESS:
             body = b""
         self.observation.response_bytes = len(body)
         await self._start(status, fields)
@@ -108,7 +117,9 @@ class AsgiExchange(Exchange):
             BodyTooLarge: more than the route accepts.
         """
         message = await self._receive()
-        if message["type"] == "http.request":
+        if message["type"] == "http.disconnect":
+            self._gone = True
+        elif message["type"] == "http.request":
             self._received_bytes += len(message.get("body", b""))
             assert self.plan is not None
             if self._received_bytes > self.plan.max_body_bytes:
@@ -188,7 +199,7 @@ class AsgiExchange(Exchange):
         if limits:
             limits, fields = merge_limits(limits, fields)
         fields = fields + self._own_fields(limits)
-        if head.length is not None:
+        if head.length is not None and head.status != 204:
             fields.append((b"content-length", b"%d" % head.length))
         complete = connection.complete
         body = connection.take_body()
@@ -221,27 +232,46 @@ class AsgiExchange(Exchange):
         """Nothing to send: an ASGI server cuts a response whose application ends without completing it."""
 
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
+        token = current_exchange.set(self)
+        try:
+            await app(self._application_scope(mounted), self.receive, self._send_local)
+        finally:
+            current_exchange.reset(token)
+        if not self._started and not self._gone:
+            raise Internal(reason="handler_no_response")
+
+    def _application_scope(self, mounted: bool) -> Scope:
+        """What an application of this process sees: who is asking is what we say, as for an upstream (S-12a)."""
         scope = dict(self._scope)
         scope["path_params"] = dict(self.params)
         scope["state"] = {**scope.get("state", {}), "exchange": self}
+        scope["client"] = (self.client_ip, self.peer.port)
+        scope["headers"] = application_fields(self.headers, self._managed_lines())
         if mounted:
             assert self.plan is not None
             scope["root_path"] = scope.get("root_path", "") + self.plan.route.path.rstrip("/")
-        token = current_exchange.set(self)
-        try:
-            await app(scope, self.receive, self._send_local)
-        finally:
-            current_exchange.reset(token)
-        if not self._started:
-            raise Internal(reason="handler_no_response")
+        return scope
+
+    def _managed_lines(self) -> bytes:
+        observation = self.observation
+        identity = identity_of(self.principal) if self.principal is not None else b""
+        return b"%bx-request-id: %b\r\n%b%b" % (
+            self.peer.forwarding_lines(self.fields),
+            observation.request_id.encode("ascii"),
+            identity,
+            observation.trace.propagation_lines(observation.trace.span_id),
+        )
 
     async def _send_local(self, message: Message) -> None:
         """Pass an application's message on, with our fields in the head."""
         if message["type"] == "http.response.start":
             assert self.plan is not None
             fields = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+            if any(_BAD_NAME.search(name) or not name or _BAD_VALUE.search(value) for name, value in fields):
+                raise Internal(reason="handler_headers")
             fields = [field for field in fields if field[0] == b"content-length" or field[0] not in self.plan.response_dropped]
             await self._start(message["status"], fields + self._own_fields(self.limit_lines))
             return
-        self.observation.response_bytes += len(message.get("body", b""))
+        if self.method != "HEAD":
+            self.observation.response_bytes += len(message.get("body", b""))
         await self._send(message)

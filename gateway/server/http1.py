@@ -7,6 +7,7 @@ layer keeps its own counts, keeps trailers out, checks the head, and hands nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -20,8 +21,6 @@ from gateway.settings import Maxima
 
 #: Trailer fields are dropped; this many and no more, so that nobody can send them for ever.
 MAX_TRAILERS = 64
-
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class RequestHead:
@@ -52,21 +51,23 @@ class StrictHttp1Protocol(HttpToolsProtocol):
     """
 
     def __init__(self, maxima: Maxima, config: Config, server_state: ServerState, app_state: dict[str, Any], loop: Any) -> None:
+        # Fields of the head, or of the trailer, that is being read. A closure: the parser calls it for every field.
+        self._collected: FieldList = []
+        self.on_header = _collector(self._collected)  # type: ignore[method-assign, assignment]
         super().__init__(config, server_state, app_state, loop)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._maxima = maxima
         self._head_limit = maxima.header_bytes + maxima.uri_bytes + 64
-        # Per-request state
-        self._fields: FieldList = []
-        self._url = b""
-        self._field_bytes = 0
-        self._partial_bytes = 0
-        self._trailers = 0
-        self.in_head = False
-        self._head_done = False
-        self._keep_alive = False
+        # Per-connection state
         self._broken = False
         self._last_request = False
+        # Per-request state
+        self._url = b""
+        #: Bytes of the reads that the head took so far, the one at work included; more than the head has when a request came before it.
+        self._head_bytes = 0
+        self._follows = False
+        self.in_head = False
+        self._keep_alive = False
 
     # What the subclass does with it
 
@@ -95,6 +96,8 @@ class StrictHttp1Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._broken or self._last_request:
             return
+        self._head_bytes = self._head_bytes + len(data) if self.in_head else len(data)
+        self._follows = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -105,60 +108,51 @@ class StrictHttp1Protocol(HttpToolsProtocol):
             if not self._last_request:
                 cause = exc.__context__
                 self.refused(cause if isinstance(cause, GatewayError) else MalformedMessage())
-        if self.in_head:
-            self._bound_partial_head(len(data))
+        if self._collected or self.in_head:
+            self._bound_unfinished()
         self.read_done()
 
     # Parser callbacks
 
     def on_message_begin(self) -> None:
         self.in_head = True
-        self._head_done = False
         self._url = b""
-        self._fields = []
-        self._field_bytes = 0
-        self._partial_bytes = 0
-        self._trailers = 0
+        self._collected.clear()
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
         if len(self._url) > self._maxima.uri_bytes:
             raise UriTooLong()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_done:
-            self._trailers += 1
-            if self._trailers > MAX_TRAILERS:
-                raise HeadersTooLarge(reason="trailers")
-            return
-        self._field_bytes += len(name) + len(value) + 4
-        fields = self._fields
-        if self._field_bytes > self._maxima.header_bytes or len(fields) >= self._maxima.headers:
-            raise HeadersTooLarge()
-        fields.append((name.lower(), value))
-
     def on_headers_complete(self) -> None:
-        self._head_done = True
         self.in_head = False
+        collected = self._collected
+        # What comes to the list from now on are trailers.
+        fields = collected[:]
+        collected.clear()
+        maxima = self._maxima
+        if len(fields) > maxima.headers or (self._head_bytes > maxima.header_bytes and _wire_bytes(fields) > maxima.header_bytes):
+            raise HeadersTooLarge()
         parser = self.parser
         version = parser.get_http_version()
         if version == "1.1":
-            keep_alive = parser.should_keep_alive()
+            # What follows on an upgrade that we ignore is unknown.
+            keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         elif version == "1.0":
             keep_alive = False
+            # RFC 9112 section 6.1: the framing of such a message is faulty.
+            if any(name == b"transfer-encoding" for name, _ in fields):
+                raise MalformedMessage("An HTTP/1.0 request can't have a transfer coding.", reason="transfer_encoding")
         else:
             raise MalformedMessage("The HTTP version is not supported on this port; use HTTP/1.1.", reason="http_version")
-        if parser.should_upgrade():
-            keep_alive = False
-            if any(name in _FRAMING for name, _ in self._fields):
-                raise MalformedMessage("A request that offers an upgrade can't have a body.", reason="upgrade_with_body")
         self._keep_alive = keep_alive
-        self.head_received(RequestHead(parser.get_method(), self._url, version == "1.1", self._fields, keep_alive))
+        self.head_received(RequestHead(parser.get_method(), self._url, version == "1.1", fields, keep_alive))
 
     def on_body(self, body: bytes) -> None:
         self.body_received(body)
 
     def on_message_complete(self) -> None:
+        self._follows = True
         if not self._keep_alive:
             # What follows is no request of ours (RFC 9112 section 9.6).
             self._last_request = True
@@ -166,13 +160,34 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     # Details
 
-    def _bound_partial_head(self, size: int) -> None:
-        """Bound a head whose end has not come: the parser keeps an unfinished field for as long as it grows."""
-        self._partial_bytes += size
-        if self._partial_bytes > self._head_limit and not self._broken:
+    def _bound_unfinished(self) -> None:
+        """Bound a head or a trailer whose end has not come: the parser keeps an unfinished field for as long as it grows."""
+        if self._broken:
+            return
+        if not self.in_head:
+            if len(self._collected) > MAX_TRAILERS:
+                self._broken = True
+                self.refused(HeadersTooLarge(reason="trailers"))
+        elif self._follows:
+            # Most of this read may have been the request before; the next read counts in full.
+            self._head_bytes = 0
+        elif self._head_bytes > self._head_limit:
             self._broken = True
-            self.refused(HeadersTooLarge() if self._fields else UriTooLong())
+            self.refused(HeadersTooLarge() if self._collected else UriTooLong())
 
     def stop_reading_requests(self) -> None:
         """Take no further request from this connection."""
         self._last_request = True
+
+
+def _collector(collected: FieldList) -> Callable[[bytes, bytes], None]:
+    append = collected.append
+
+    def on_header(name: bytes, value: bytes) -> None:
+        append((name.lower(), value))
+
+    return on_header
+
+
+def _wire_bytes(fields: FieldList) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in fields)

@@ -1,7 +1,7 @@
 """The downstream connection, on uvicorn: queues requests, dispatches them one by one, and keeps time.
 
-Requests for services are handled here, wire to wire; requests for applications of this process go on through uvicorn's ordinary ASGI cycle
-into the gateway's ASGI face. Either way the pipeline is the same.
+Requests for services are handled here, wire to wire; requests for applications of this process go on as ASGI messages into the gateway's
+ASGI face. Either way the pipeline is the same.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway.deadlines import Deadlines
-from gateway.errors import GatewayError, RequestTimeout, Unavailable
+from gateway.errors import BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from gateway.exchange import Exchange
 from gateway.peer import Peer, TrustedProxies
+from gateway.server.cycle import ApplicationCycle
 from gateway.server.http1 import RequestHead, StrictHttp1Protocol
 from gateway.server.wire import WireExchange
 from gateway.settings import Maxima, ServerTimeouts
-from gateway.upstream.http1 import HIGH_WATER_BYTES
 
 #: After an answer that leaves a request half read we go on reading for so long, so that the answer isn't lost to a reset
 #: (RFC 9112 section 9.6).
@@ -60,48 +59,6 @@ class Front:
         self.deadlines = deadlines
 
 
-class CycleExchange:
-    """A request that uvicorn's ASGI cycle answers; fed by the protocol like a `WireExchange`."""
-
-    __slots__ = ("cycle", "flow_limit", "task")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self.cycle = cycle
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def body_done(self) -> bool:
-        return not self.cycle.more_body
-
-    def feed(self, data: bytes) -> None:
-        cycle = self.cycle
-        if cycle.response_complete:
-            return
-        cycle.body += data
-        if len(cycle.body) > HIGH_WATER_BYTES:
-            cycle.flow.pause_reading()
-        cycle.message_event.set()
-
-    def complete(self) -> None:
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
-
-    def fail(self, error: GatewayError) -> None:
-        """The application sees the client leave: its request is never whole."""
-        self.gone()
-        self.cycle.transport.close()
-
-    def gone(self) -> None:
-        self.cycle.disconnected = True
-        self.cycle.message_event.set()
-
-    def end_keep_alive(self) -> None:
-        self.cycle.keep_alive = False
-
-    def write_paused(self, paused: bool) -> None:
-        """The cycle waits for the flow control by itself."""
-
-
 class GatewayProtocol(StrictHttp1Protocol):
     """One client connection. `server_protocol` binds it to a `Front`."""
 
@@ -114,14 +71,15 @@ class GatewayProtocol(StrictHttp1Protocol):
         super().__init__(self.front.maxima, config, server_state, app_state, _loop)
         # Per-connection state
         self._queue: deque[WireExchange] = deque()
-        self._active: WireExchange | CycleExchange | None = None
-        self._newest: WireExchange | CycleExchange | None = None
+        #: The request that is being answered, and the one whose body is being received.
+        self._active: WireExchange | ApplicationCycle | None = None
+        self._newest: WireExchange | ApplicationCycle | None = None
         self._pauses: set[str] = set()
         self.writing_paused = False
         self._closing = False
         self._lingering = False
-        #: The unfinished head that is being received has its deadline already. True at first: the connection itself started the clock.
-        self._head_timed = True
+        #: When the head that is being received has to be complete (`loop.time()`); 0 before its first byte.
+        self._head_deadline = 0.0
         #: When `expire` is called (`loop.time()`); what is waited for follows from the state.
         self.deadline = 0.0
 
@@ -139,7 +97,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         scheme = "https" if is_ssl(self.transport) else "http"
         ip, port = client or ("", 0)
         self.peer = Peer(ip, port, scheme, (local[1] if local else None) or 0, front.proxies)
-        self.deadline = self.loop.time() + front.timeouts.header
+        # The connection starts the clock of its first head.
+        self.deadline = self._head_deadline = self.loop.time() + front.timeouts.header
         front.deadlines.add(self)
         if len(self.connections) > front.maxima.connections:
             self.refused(Unavailable("overloaded", reason="connections"))
@@ -150,10 +109,13 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.connections.discard(self)
         self._closing = True
         self._queue.clear()
-        if self._active is not None:
-            self._active.gone()
-        if self.flow is not None:
-            self.flow.resume_writing()
+        active = self._active
+        if active is not None:
+            self.tasks.discard(active.task)
+            active.gone()
+        self.flow.resume_writing()
+        # The parser refers to us; without that we are freed at once.
+        self.parser = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if not self._lingering:
@@ -169,9 +131,11 @@ class GatewayProtocol(StrictHttp1Protocol):
     def resume_writing(self) -> None:
         self.writing_paused = False
         self.flow.resume_writing()
-        self.deadline = 0.0
+        if self._closing:
+            return
         if self._active is not None:
             self._active.write_paused(False)
+            self._rearm()
         else:
             self._next()
 
@@ -179,22 +143,21 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def head_received(self, head: RequestHead) -> None:
         exchange = WireExchange(self, head)
-        self._head_timed = False
+        self._head_deadline = 0.0
         self._newest = exchange
         self._queue.append(exchange)
 
     def body_received(self, data: bytes) -> None:
         if self._newest is not None:
             self._newest.feed(data)
-            self.deadline = self.loop.time() + self.front.timeouts.body
 
     def body_complete(self) -> None:
         if self._newest is not None:
             self._newest.complete()
             self._newest = None
-            self.deadline = 0.0
 
     def refused(self, error: GatewayError) -> None:
+        self.stop_reading_requests()
         exchange = self._newest
         self._newest = None
         if exchange is None:
@@ -204,15 +167,15 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def read_done(self) -> None:
         if self._active is None:
-            self._next()
+            if self._queue:
+                self._next()
         elif self._queue:
             self.pause_reading("pipeline")
-        if self._newest is not None:
-            self.deadline = self.loop.time() + self.front.timeouts.body
-        elif self.in_head and not self._head_timed:
-            # From the first byte on: one more byte a second buys no time.
-            self._head_timed = True
-            self.deadline = self.loop.time() + self.front.timeouts.header
+        if self._newest is None and not self.in_head and self._active is not None:
+            if not self.writing_paused:
+                self.deadline = 0.0
+        else:
+            self._rearm()
 
     def pause_reading(self, reason: str) -> None:
         """Take nothing more from the client, for a reason that is named again when it ends."""
@@ -221,7 +184,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def resume_reading(self, reason: str) -> None:
         """A reason for not reading has ended."""
-        if self._pauses:
+        if reason in self._pauses:
             self._pauses.discard(reason)
             if not self._pauses:
                 self.flow.resume_reading()
@@ -233,47 +196,32 @@ class GatewayProtocol(StrictHttp1Protocol):
         if self._closing or self.writing_paused:
             return
         if not self._queue:
-            self.resume_reading("pipeline")
-            if self._newest is None:
-                self.deadline = self.loop.time() + self.front.timeouts.idle
+            if self._pauses:
+                self.resume_reading("pipeline")
+            self._rearm()
             return
         exchange = self._queue.popleft()
         handler = self.front.handler
         handler.open(exchange)
-        if self._newest is None:
-            self.deadline = 0.0
         plan = exchange.plan
-        if plan is not None and plan.local is not None and exchange.refusal is None:
-            self._start_cycle(exchange)
-            return
+        if plan is not None:
+            if exchange.received_bytes > plan.max_body_bytes:
+                exchange.fail(BodyTooLarge())
+            elif plan.local is not None and exchange.refusal is None:
+                self._start_cycle(exchange)
+                return
         self._active = exchange
-        task = exchange.task = self.loop.create_task(handler.handle(exchange))
+        # A name spares the making of one.
+        task = exchange.task = asyncio.Task(handler.handle(exchange), loop=self.loop, name="request")
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     def _start_cycle(self, exchange: WireExchange) -> None:
-        cycle = RequestResponseCycle(
-            scope=self._http_scope(exchange),
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=exchange.header(b"expect") is not None,
-            keep_alive=exchange.keep_alive,
-            on_response=self._cycle_done,
-        )
-        active = CycleExchange(cycle)
-        for chunk in exchange.buffered:
-            active.feed(chunk)
-        if exchange.body_done:
-            active.complete()
+        cycle = ApplicationCycle(self, exchange)
         if self._newest is exchange:
-            self._newest = active
-        self._active = active
-        self._start_asgi_task(cycle, self.app)
+            self._newest = cycle
+        self._active = cycle
+        task = cycle.task = asyncio.Task(cycle.run(self.app, self._http_scope(exchange)), loop=self.loop, name="request")
+        self.tasks.add(task)
 
     def _http_scope(self, exchange: WireExchange) -> Any:
         path, _, query = exchange.target.partition(b"?")
@@ -293,11 +241,6 @@ class GatewayProtocol(StrictHttp1Protocol):
             "query_string": query,
         }
 
-    def _cycle_done(self) -> None:
-        active = self._active
-        assert isinstance(active, CycleExchange)
-        self._exchange_over(keep_alive=active.cycle.keep_alive, body_done=active.body_done)
-
     # Writing
 
     def write(self, data: bytes) -> None:
@@ -305,38 +248,39 @@ class GatewayProtocol(StrictHttp1Protocol):
         if not self._closing:
             self.transport.write(data)
 
-    def exchange_done(self, exchange: WireExchange, *, keep_alive: bool) -> None:
+    def exchange_done(self, exchange: WireExchange | ApplicationCycle, *, keep_alive: bool) -> None:
         """An answer was written whole."""
-        self._exchange_over(keep_alive=keep_alive, body_done=exchange.body_done)
-
-    def exchange_cut(self, exchange: WireExchange, *, clean: bool) -> None:
-        """An answer can't be completed. Without its last chunk or its last bytes a client notices that by a close; where the close itself
-        ends the body, only a reset tells (RFC 9112 section 8)."""
-        self._closing = True
-        self._active = None
-        if clean:
-            self.transport.close()
-        else:
-            self.transport.abort()
-
-    def _exchange_over(self, *, keep_alive: bool, body_done: bool) -> None:
-        self.server_state.total_requests += 1
+        self.tasks.discard(exchange.task)
         self._active = None
         if self._closing:
             return
         if not keep_alive:
-            self._close(lingering=not body_done)
+            self._close(lingering=not exchange.body_done)
             return
-        self._pauses.discard("buffer")
-        self.resume_reading("upstream")
+        if self._pauses:
+            for reason in ("buffer", "upstream", "application"):
+                self.resume_reading(reason)
         self._next()
+
+    def exchange_cut(self, exchange: WireExchange | ApplicationCycle, *, clean: bool) -> None:
+        """An answer can't be completed. Without its last chunk or its last bytes a client notices that by a close; where the close itself
+        ends the body, only a reset tells (RFC 9112 section 8)."""
+        self.tasks.discard(exchange.task)
+        self._active = None
+        if clean:
+            self._close(lingering=False)
+        else:
+            self._closing = True
+            self.transport.abort()
 
     def _close(self, *, lingering: bool) -> None:
         self._closing = True
+        self._queue.clear()
         self.stop_reading_requests()
         if self.transport.is_closing():
             return
         if not lingering or not self.transport.can_write_eof():
+            self.deadline = self.loop.time() + self.front.timeouts.body
             self.transport.close()
             return
         self._lingering = True
@@ -350,18 +294,34 @@ class GatewayProtocol(StrictHttp1Protocol):
         """Called by uvicorn when the server stops: answer what is there, then close."""
         self._queue.clear()
         self.stop_reading_requests()
-        if self._active is None:
-            self._closing = True
-            self.transport.close()
-        else:
+        if self._active is not None:
             self._active.end_keep_alive()
+        elif not self._closing:
+            self._close(lingering=False)
 
     # Time
+
+    def _rearm(self) -> None:
+        """Set the deadline of what is waited for now."""
+        if self._closing or self.writing_paused:
+            return  # Theirs were set when they began.
+        if self._newest is not None:
+            self.deadline = self.loop.time() + self.front.timeouts.body
+        elif self.in_head:
+            # From the first byte on: one more byte a second buys no time.
+            if not self._head_deadline:
+                self._head_deadline = self.loop.time() + self.front.timeouts.header
+            self.deadline = self._head_deadline
+        elif self._active is not None or self._head_deadline:
+            # Nothing of the client's is outstanding, or the first head of the connection, whose clock runs.
+            self.deadline = self._head_deadline
+        else:
+            self.deadline = self.loop.time() + self.front.timeouts.idle
 
     def expire(self) -> None:
         """A deadline has passed: a slow head or body is told so, silence is not, and who doesn't read is cut off."""
         self.deadline = 0.0
-        if self._lingering or self.writing_paused:
+        if self._closing or self.writing_paused:
             self.transport.abort()
         elif self._pauses:
             self.deadline = self.loop.time() + self.front.timeouts.body  # It is us, or the upstream, who don't take more.
@@ -369,11 +329,11 @@ class GatewayProtocol(StrictHttp1Protocol):
             self.refused(RequestTimeout(reason="body_timeout"))
             self.read_done()
         elif self.in_head:
+            self.in_head = False
             self.refused(RequestTimeout(reason="header_timeout"))
             self.read_done()
         elif self._active is None:
-            self._closing = True
-            self.transport.close()
+            self._close(lingering=False)
 
 
 def server_protocol(front: Front) -> type[GatewayProtocol]:

@@ -9,16 +9,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.errors import BadGateway, BodyTooLarge, GatewayError
 from gateway.exchange import Exchange
-from gateway.headers import FieldList, merge_limits, response_fields
+from gateway.headers import BODILESS, FieldList, merge_limits, response_fields
+from gateway.server.cycle import LAST_CHUNK
 from gateway.server.http1 import RequestHead
-from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, UpstreamConnection
+from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, ResponseHead, UpstreamConnection
 
 if TYPE_CHECKING:
     from gateway.route import ASGIApp
     from gateway.server.protocol import GatewayProtocol
-
-LAST_CHUNK = b"0\r\n\r\n"
-_BODILESS = frozenset((204, 304))
 
 
 class WireExchange(Exchange):
@@ -32,6 +30,7 @@ class WireExchange(Exchange):
         "_buffered_bytes",
         "_chunked_response",
         "_chunks",
+        "_ends_by_close",
         "_keep_alive",
         "_protocol",
         "_received_bytes",
@@ -51,6 +50,7 @@ class WireExchange(Exchange):
         self._upload: UpstreamConnection | None = None
         self._started = False
         self._chunked_response = False
+        self._ends_by_close = False
         self.task: Task[None] | None = None
 
     # Fed by the protocol
@@ -66,6 +66,11 @@ class WireExchange(Exchange):
         return self._keep_alive
 
     @property
+    def received_bytes(self) -> int:
+        """Size of the body so far."""
+        return self._received_bytes
+
+    @property
     def buffered(self) -> list[bytes]:
         """Body that arrived before anybody took it."""
         return self._chunks
@@ -75,7 +80,8 @@ class WireExchange(Exchange):
         self._received_bytes += len(data)
         plan = self.plan
         if plan is not None and self._received_bytes > plan.max_body_bytes:
-            self.fail(BodyTooLarge())
+            if self.refusal is None:
+                self.fail(BodyTooLarge())
             return
         upload = self._upload
         if upload is None:
@@ -155,7 +161,7 @@ class WireExchange(Exchange):
         lines = [STATUS_LINE[status]]
         lines += [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
         lines += [b"%b: %b\r\n" % field for field in headers]
-        if status not in _BODILESS:
+        if status not in BODILESS:
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(self._own_lines(self.limit_lines))
         if self.method != "HEAD" and body:
@@ -176,14 +182,15 @@ class WireExchange(Exchange):
         head = connection.head
         assert head is not None
         complete = connection.complete
-        body = connection.take_body()
         status = head.status
         if not self._body_done:
             self._keep_alive = False
-        data = self._response_head(status, head.headers, self._framing(status, head.length, complete, len(body)))
+        bodiless = self.method == "HEAD" or status in BODILESS
+        body = b"" if bodiless else connection.take_body()
+        data = self._response_head(head, self._framing(head, complete, len(body)))
         self.observation.status = status
         self._started = True
-        if self.method == "HEAD" or status in _BODILESS:
+        if bodiless:
             self._protocol.write(data)
         elif complete:
             self.observation.response_bytes = len(body)
@@ -193,13 +200,14 @@ class WireExchange(Exchange):
             await self._stream(connection, body)
         self._finish()
 
-    def _framing(self, status: int, length: int | None, complete: bool, body_bytes: int) -> bytes:
+    def _framing(self, head: ResponseHead, complete: bool, body_bytes: int) -> bytes:
         """How the body is delimited towards this client (RFC 9112 section 6)."""
-        if status in _BODILESS and length is None:
-            return b""
+        if head.status == 204:
+            return b""  # RFC 9110 section 8.6
+        length = head.length
         if length is not None:
             return b"content-length: %d\r\n" % length
-        if self.method == "HEAD":
+        if self.method == "HEAD" or head.status in BODILESS:
             return b""
         if complete:
             return b"content-length: %d\r\n" % body_bytes
@@ -207,18 +215,26 @@ class WireExchange(Exchange):
             self._chunked_response = True
             return b"transfer-encoding: chunked\r\n"
         self._keep_alive = False
+        self._ends_by_close = True
         return b""
 
-    def _response_head(self, status: int, headers: FieldList, framing: bytes) -> bytes:
-        line = STATUS_LINE.get(status)
+    def _response_head(self, head: ResponseHead, framing: bytes) -> bytes:
+        line = STATUS_LINE.get(head.status)
         if line is None:
             raise BadGateway(reason="upstream_status")
         assert self.plan is not None
-        fields = response_fields(headers, self.plan.response_dropped)
+        fields = response_fields(head.headers, self.plan.response_dropped)
         limits = self.limit_lines
         if limits:
             limits, fields = merge_limits(limits, fields)
-        return b"".join((line, b"".join([b"%b: %b\r\n" % field for field in fields]), framing, self._own_lines(limits)))
+        lines = [line]
+        lines += [b"%b: %b\r\n" % field for field in fields]
+        lines.append(framing)
+        if not head.dated:
+            # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
+            lines += [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
+        lines.append(self._own_lines(limits))
+        return b"".join(lines)
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:
@@ -249,7 +265,7 @@ class WireExchange(Exchange):
 
     def cut(self) -> None:
         self._keep_alive = False
-        self._protocol.exchange_cut(self, clean=self._chunked_response)
+        self._protocol.exchange_cut(self, clean=not self._ends_by_close)
 
     def _finish(self) -> None:
         self.observation.request_bytes = self._received_bytes

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container
 from typing import Protocol
 
 from discovery.endpoint import Endpoint
+from gateway.auth.principal import Principal
 from gateway.deadlines import Deadlines
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout, Unavailable
 from gateway.exchange import Exchange
@@ -133,6 +134,8 @@ class Forwarder:
             raise
         except GatewayError as error:
             attempt.error = error.reason
+            # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
+            failed = isinstance(error, (BadGateway, GatewayTimeout))
             raise
         except BaseException:
             attempt.error = "client_gone"
@@ -188,7 +191,7 @@ class Forwarder:
         if remaining <= 0:
             raise GatewayTimeout(reason="upstream_total_timeout")
         try:
-            return await pool.connect(min(timeouts.connect, remaining))
+            return await self._loop.create_task(pool.connect(min(timeouts.connect, remaining)))
         except (BadGateway, GatewayTimeout) as error:
             raise _Retry(error, never_sent=True) from error
 
@@ -220,14 +223,21 @@ def request_head(exchange: Exchange, shape: RequestShape) -> bytes:
     path = exchange.path if shape.rewrite is keep else shape.rewrite(exchange.path)
     block = exchange.block if not shape.remove else _without(exchange, shape)
     principal = exchange.principal
-    identity = b""
-    if principal is not None:
-        identity = principal.memo.get(_IDENTITY, b"")
-        if not identity:
-            identity = principal.memo[_IDENTITY] = identity_lines(principal.subject, principal.issuer, principal.scopes)
+    identity = identity_of(principal) if principal is not None else b""
     request_id = exchange.observation.request_id.encode("ascii")
     method = exchange.method.encode("ascii")
+    if not exchange.version_11 and b"host" not in exchange.fields.found:
+        # HTTP/1.0 needs none, the HTTP/1.1 that we speak does.
+        block = b"host: %b\r\n%b" % (exchange.observation.service.encode("ascii"), block)
     return b"%b %b%b HTTP/1.1\r\n%bx-request-id: %b\r\n%b%b" % (method, path, exchange.query, block, request_id, identity, shape.set_lines)
+
+
+def identity_of(principal: Principal) -> bytes:
+    """Wire lines that say who is asking, made once a principal."""
+    identity: bytes | None = principal.memo.get(_IDENTITY)
+    if identity is None:
+        identity = principal.memo[_IDENTITY] = identity_lines(principal.subject, principal.issuer, principal.scopes)
+    return identity
 
 
 def _without(exchange: Exchange, shape: RequestShape) -> bytes:

@@ -10,12 +10,13 @@ make the connection unusable and the response an error, never a mixed one (RFC 9
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
 
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout
-from gateway.headers import connection_options
+from gateway.headers import BODILESS, FieldList, connection_options
 from gateway.route import Timeouts
 
 #: Response header bytes and fields that we take from an upstream; nginx and Envoy draw the line near 32-64 KiB and 100 fields too.
@@ -25,8 +26,10 @@ MAX_FIELDS = 200
 MAX_INTERIM = 16
 #: Body bytes kept while nobody relays yet, and unsent bytes after which a sender must pause.
 HIGH_WATER_BYTES = 64 * 1024
+#: Trailer fields of a response; they are dropped, and this many are too many.
+MAX_TRAILERS = 64
 
-_BODILESS = frozenset((204, 304))
+_OF_INTEREST = frozenset((b"content-length", b"date", b"transfer-encoding"))
 
 
 class Sink(Protocol):
@@ -38,7 +41,7 @@ class Sink(Protocol):
     def relay_pause(self, paused: bool) -> None:
         """The upstream can't take more of the request's body (True), or can again (False)."""
 
-    def relay_interim(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def relay_interim(self, status: int, headers: FieldList) -> None:
         """A 1xx response."""
 
 
@@ -47,14 +50,19 @@ class ClientGone(Exception):
 
 
 class ResponseHead:
-    """Status and fields of a final response. `length` is the body's size in bytes, None when it is chunked or ends with the connection."""
+    """Status and fields of a final response.
 
-    __slots__ = ("headers", "length", "status")
+    `length` is the body's size in bytes, None when it is chunked or ends with the connection; `dated` says whether there is a Date field.
+    """
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
+    __slots__ = ("chunked", "dated", "headers", "length", "status")
+
+    def __init__(self, status: int, headers: FieldList, length: int | None, chunked: bool, dated: bool) -> None:
         self.status = status
         self.headers = headers
         self.length = length
+        self.chunked = chunked
+        self.dated = dated
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -62,10 +70,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunks",
+        "_collected",
         "_complete",
         "_error",
         "_exchange_open",
-        "_fields",
         "_head_bytes",
         "_head_request",
         "_interim",
@@ -83,6 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
         "head",
         "idle_since",
         "keep_alive",
+        "on_header",
         "request_sent",
         "response",
         "response_started",
@@ -96,6 +105,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = loop
         # Per-connection state
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        # Fields of the head, or of the trailer, that is being read. A closure: the parser calls it for every field.
+        self._collected: FieldList = []
+        self.on_header = _collector(self._collected)
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
         self.write_paused = False
@@ -113,14 +125,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _reset(self, *, head_request: bool) -> None:
         self._head_request = head_request
-        self._fields: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._interim = 0
         self._chunks: list[bytes] = []
         self._unread = 0
         self._complete = False
         self._until_close = False
-        self._error: GatewayError | None = None
+        self._error: GatewayError | ClientGone | None = None
         self._sink: Sink | None = None
         self._paused_reading = False
         self.head: ResponseHead | None = None
@@ -239,6 +250,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.keep_alive = False
             self.abort()
             return
+        if self.head is None:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -248,9 +261,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._parse_failed(exc)
             return
         if self.head is None:
-            self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse("upstream_header_too_large")
+            return
+        if len(self._collected) > MAX_TRAILERS and not self._complete:
+            self._refuse("upstream_trailers_too_large")
             return
         self._advance()
 
@@ -284,30 +299,32 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             self.keep_alive = False
             raise BadGateway(reason="upstream_surplus_response")
-        self._fields = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is not None:
-            return  # A trailer: kept apart, which here means dropped (RFC 9110 section 6.5.1).
-        self._head_bytes += len(name) + len(value)
-        if len(self._fields) >= MAX_FIELDS or self._head_bytes > MAX_HEAD_BYTES:
-            raise BadGateway(reason="upstream_header_too_large")
-        self._fields.append((name.lower(), value))
+        self._collected.clear()
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._interim_received(status)
+        if self.head is not None:
             return
-        length, self._until_close = response_framing(self._fields, status, head_request=self._head_request)
-        self.head = ResponseHead(status, self._fields, length)
+        collected = self._collected
+        # What comes to the list from now on are trailers: kept apart, which here means dropped (RFC 9110 section 6.5.1).
+        fields = collected[:]
+        collected.clear()
+        if len(fields) > MAX_FIELDS or (self._head_bytes > MAX_HEAD_BYTES and _wire_bytes(fields) > MAX_HEAD_BYTES):
+            raise BadGateway(reason="upstream_header_too_large")
+        parser = self._parser
+        status = parser.get_status_code()
+        if status < 200:
+            self._interim_received(status, fields)
+            return
+        head = self.head = response_head(fields, status)
         if self._head_request:
             # The parser does not know that no body follows, so it can't be used again.
-            self.keep_alive = self._parser.get_http_version() == "1.1" and b"close" not in connection_options(
-                value for name, value in self._fields if name == b"connection"
-            )
             self._complete = True
+            self.keep_alive = parser.get_http_version() == "1.1" and b"close" not in connection_options(
+                value for name, value in fields if name == b"connection"
+            )
             self._parser = httptools.HttpResponseParser(self)
+        elif head.length is None and status not in BODILESS:
+            self._until_close = not head.chunked
 
     def on_body(self, body: bytes) -> None:
         if self._complete:
@@ -324,13 +341,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Details
 
-    def _interim_received(self, status: int) -> None:
+    def _interim_received(self, status: int, fields: FieldList) -> None:
         self._interim += 1
         if status == 101:
             raise BadGateway(reason="upstream_upgrade_unsolicited")
+        if status < 100:
+            raise BadGateway(reason="upstream_status")
         if self._interim > MAX_INTERIM:
             raise BadGateway(reason="upstream_too_many_interim")
-        fields, self._fields = self._fields, []
         self._head_bytes = 0
         if self._sink is not None:
             self._sink.relay_interim(status, fields)
@@ -383,7 +401,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.abort(BadGateway(reason=reason))
 
     def _fail(self, error: GatewayError | ClientGone) -> None:
-        if isinstance(error, GatewayError):
+        """End the exchange with an error; the first one says why."""
+        if self._error is None:
             self._error = error
         self.keep_alive = False
         for future in (self.response, self.finished):
@@ -391,25 +410,41 @@ class UpstreamConnection(asyncio.Protocol):
                 future.set_exception(error)
 
 
-def response_framing(fields: list[tuple[bytes, bytes]], status: int, *, head_request: bool) -> tuple[int | None, bool]:
-    """How the body of a response is framed (RFC 9112 section 6.3): (length in bytes or None, ends with the connection).
+def response_head(fields: FieldList, status: int) -> ResponseHead:
+    """The head of a final response, when its framing is sound (RFC 9112 section 6.3).
 
     Raises:
         BadGateway: the framing fields contradict each other, so the response can't be told from what follows.
     """
     length: int | None = None
-    chunked = False
+    chunked = dated = False
     for name, value in fields:
-        if name == b"content-length":
+        if name not in _OF_INTEREST:
+            continue
+        if name == b"date":
+            dated = True
+        elif name == b"content-length":
+            value = value.rstrip(b" \t")
             if not value.isdigit() or length is not None:
                 raise BadGateway(reason="upstream_framing")
             length = int(value)
-        elif name == b"transfer-encoding":
-            if chunked or value.strip().lower() != b"chunked":
+        else:
+            if chunked or value.strip(b" \t").lower() != b"chunked":
                 raise BadGateway(reason="upstream_transfer_encoding")
             chunked = True
     if chunked and length is not None:
         raise BadGateway(reason="upstream_framing")
-    if head_request or status in _BODILESS:
-        return length, False
-    return length, length is None and not chunked
+    return ResponseHead(status, fields, length, chunked, dated)
+
+
+def _collector(collected: FieldList) -> Callable[[bytes, bytes], None]:
+    append = collected.append
+
+    def on_header(name: bytes, value: bytes) -> None:
+        append((name.lower(), value))
+
+    return on_header
+
+
+def _wire_bytes(fields: FieldList) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in fields)
