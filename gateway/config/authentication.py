@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from gateway.config import models
+import gateway.config.models as models
 from gateway.config.files import Files
 from gateway.config.problems import KeyPath, Report, shown
 from gateway.settings import ApiKeys, AuthenticationSettings, ClaimNames, Introspection, Issuer

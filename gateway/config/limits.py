@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import gateway.config.models as models
 from gateway.admission.limits import CALENDAR_US, rate_limit, validated
-from gateway.config import models
 from gateway.config.problems import KeyPath, Report, render
 from gateway.config.values import rate
 from gateway.errors import ConfigError

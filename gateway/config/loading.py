@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import gateway.config.models as models
 from discovery.instance import ConsulAgent
-from gateway.config import models
 from gateway.config.authentication import authentication
 from gateway.config.document import MAXIMUM_CHARACTERS, Document, read
 from gateway.config.files import Files, is_token
