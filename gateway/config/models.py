@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+import gateway.config.syntax as syntax
 from discovery.instance import ConsulAgent
 from gateway import route, settings
-from gateway.config import syntax
 from gateway.config.problems import Wrong, shown
 from gateway.config.values import Datacenter, Duration, Flag, Keys, NotYet, OneOf, Plain, Rate, Ratio, Size, Text, Whole, refused
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gateway.config import models, syntax
+import gateway.config.models as models
+import gateway.config.syntax as syntax
 from gateway.config.limits import reference
 from gateway.config.problems import KeyPath, Report, Wrong, alternatives, shown, unknown
 from gateway.errors import ConfigError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+import gateway.config.models as models
+import gateway.config.syntax as syntax
 from discovery.instance import Balance, ConsulQuery, Instance
-from gateway.config import models, syntax
 from gateway.config.files import Files
 from gateway.config.problems import KeyPath, Report, Wrong, shown
 from gateway.route import Service, Timeouts, UpstreamTLS

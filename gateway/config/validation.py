@@ -9,7 +9,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config import models, syntax
+import gateway.config.models as models
+import gateway.config.syntax as syntax
 from gateway.config.document import unusable
 from gateway.config.problems import KeyPath, Report, Wrong, alternatives, shown, unknown
 from gateway.config.values import WRONG
