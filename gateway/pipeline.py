@@ -5,7 +5,6 @@ Steps raise `GatewayError`; `handle` is the one place that renders it. Everythin
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable
@@ -286,8 +285,7 @@ class Pipeline:
             self._refuse_repeated(fields)
         principal = self._authenticator.cached(authorization, api_key)
         if principal is None:
-            # A task of its own: whoever drives this coroutine need not be one, and this may use time-outs (see server/driver.py).
-            principal = await asyncio.create_task(self._authenticator.authenticate(authorization, api_key))
+            principal = await self._authenticator.authenticate(authorization, api_key)
             if principal is None and plan.required:
                 raise Unauthorized()
         exchange.principal = exchange.observation.principal = principal

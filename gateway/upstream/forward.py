@@ -191,7 +191,7 @@ class Forwarder:
         if remaining <= 0:
             raise GatewayTimeout(reason="upstream_total_timeout")
         try:
-            return await self._loop.create_task(pool.connect(min(timeouts.connect, remaining)))
+            return await pool.connect(min(timeouts.connect, remaining))
         except (BadGateway, GatewayTimeout) as error:
             raise _Retry(error, never_sent=True) from error
 
