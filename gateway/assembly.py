@@ -93,6 +93,7 @@ class Runtime:
         self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
         self.forwarders: dict[str, Forwarder] = {}
         self._clients: dict[str, httpx.AsyncClient] = {}
+        self._started = False
         self._was_ready = False
         self.draining = False
 
@@ -112,11 +113,13 @@ class Runtime:
         await self.admission.start()
         self._compile()
         self.telemetry.start()
+        self._started = True
         self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
 
     async def close(self) -> None:
         """Give everything back; spans and records are flushed, for a bounded time."""
-        self.telemetry.event("stop", {})
+        if self._started:
+            self.telemetry.event("stop", {})
         self.upstream_deadlines.close()
         self.client_deadlines.close()
         for client in self._clients.values():

@@ -177,23 +177,22 @@ async def serve_process(
 
 
 async def _started(servers: Sequence[QuietServer], sockets: Sequence[socket.socket]) -> list[asyncio.Task[None]]:
-    """The servers' tasks, once all of them accept connections."""
+    """The servers' tasks, once all of them accept connections. Raises ConfigError."""
+    for sock in sockets:
+        _listen(sock)
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, sockets, strict=True)]
-    while not all(server.started for server in servers):
-        if failed := next((task for task in tasks if task.done()), None):
-            _give_up(servers, failed)
-            break
-        await asyncio.sleep(0.005)  # uvicorn tells by an attribute
+    while not all(server.started or task.done() for server, task in zip(servers, tasks, strict=True)):  # noqa: ASYNC110 - uvicorn tells by an attribute
+        await asyncio.sleep(0.005)
     return tasks
 
 
-def _give_up(servers: Sequence[QuietServer], failed: asyncio.Task[None]) -> None:
-    """A server ended before it had started: it was told to, or its port is another's by now."""
-    for server in servers:
-        server.stop()
-    if error := failed.exception():
-        raise ConfigError(f"can't listen: {error}") from error
+def _listen(sock: socket.socket) -> None:
+    """Two sockets may be bound to one port as long as nobody listens; and uvloop doesn't tell when the second one can't."""
+    try:
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        raise ConfigError(f"can't listen on {sock.getsockname()}: {exc.strerror}") from exc
 
 
 def _on_signals(stop: Callable[[], object]) -> None:
