@@ -21,6 +21,14 @@ from gateway.settings import Maxima
 
 #: Trailer fields are dropped; this many and no more, so that nobody can send them for ever.
 MAX_TRAILERS = 64
+#: What a chunked body may have besides its content (sizes, extensions, trailers), in bytes and in multiples of the content. A body of
+#: one-byte chunks has five times its content; one read, which may be a quarter of a mebibyte, must never be too much by itself.
+MAX_OVERHEAD_BYTES = 512 * 1024
+MAX_OVERHEAD_RATIO = 16
+
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+#: What a request target may consist of when the parser doesn't see it: visible ASCII. What is allowed in it is decided when it is routed.
+_VISIBLE = bytes(range(0x21, 0x7F))
 
 
 class RequestHead:
@@ -61,11 +69,22 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         # Per-connection state
         self._broken = False
         self._last_request = False
+        #: The last request that came alone, whole and without a body; see `_is_again`.
+        self._again: RequestHead | None = None
+        self._again_start = b""
+        self._again_end = b""
+        self._heads = 0
+        #: The parser has seen the end of a message and nothing of the next.
+        self._between = True
         # Per-request state
         self._url = b""
-        #: Bytes of the reads that the head took so far, the one at work included; more than the head has when a request came before it.
-        self._head_bytes = 0
-        self._follows = False
+        #: Bytes of all reads since the request began, what a request before it had of the first one included.
+        self._message_bytes = 0
+        self._body_bytes = 0
+        #: What is left of a body that comes with an offered upgrade: the parser hands over when it sees one.
+        self._raw_left = 0
+        #: A request ended in the newest read.
+        self._follows = True
         self.in_head = False
         self._keep_alive = False
 
@@ -95,20 +114,25 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._broken or self._last_request:
+            if self._raw_left:
+                self._raw_body(data)
+                self.read_done()
             return
-        self._head_bytes = self._head_bytes + len(data) if self.in_head else len(data)
+        self._message_bytes = len(data) if self._follows and not self.in_head else self._message_bytes + len(data)
         self._follows = False
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # A client may offer an upgrade and we may ignore it (RFC 9110 section 7.8). What follows is unknown, so it is the last request.
+        except httptools.HttpParserUpgrade as exc:
+            # A client may offer an upgrade and we may ignore it (RFC 9110 section 7.8), but what follows isn't known, so this is the last
+            # request. The parser stops where its body begins.
             self._last_request = True
+            self._raw_body(data[exc.args[0] :])
         except httptools.HttpParserError as exc:
             self._broken = True
             if not self._last_request:
                 cause = exc.__context__
                 self.refused(cause if isinstance(cause, GatewayError) else MalformedMessage())
-        if self._collected or self.in_head:
+        if not self._follows or self.in_head:
             self._bound_unfinished()
         self.read_done()
 
@@ -116,6 +140,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.in_head = True
+        self._between = False
         self._url = b""
         self._collected.clear()
 
@@ -131,13 +156,15 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         fields = collected[:]
         collected.clear()
         maxima = self._maxima
-        if len(fields) > maxima.headers or (self._head_bytes > maxima.header_bytes and _wire_bytes(fields) > maxima.header_bytes):
+        if len(fields) > maxima.headers or (self._message_bytes > maxima.header_bytes and _wire_bytes(fields) > maxima.header_bytes):
             raise HeadersTooLarge()
         parser = self.parser
         version = parser.get_http_version()
         if version == "1.1":
-            # What follows on an upgrade that we ignore is unknown.
-            keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+            keep_alive = parser.should_keep_alive()
+            if parser.should_upgrade():
+                keep_alive = False
+                self._raw_left = _body_with_upgrade(fields)
         elif version == "1.0":
             keep_alive = False
             # RFC 9112 section 6.1: the framing of such a message is faulty.
@@ -146,13 +173,19 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         else:
             raise MalformedMessage("The HTTP version is not supported on this port; use HTTP/1.1.", reason="http_version")
         self._keep_alive = keep_alive
-        self.head_received(RequestHead(parser.get_method(), self._url, version == "1.1", fields, keep_alive))
+        self._body_bytes = 0
+        self._heads += 1
+        self._head = RequestHead(parser.get_method(), self._url, version == "1.1", fields, keep_alive)
+        self.head_received(self._head)
 
     def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
         self.body_received(body)
 
     def on_message_complete(self) -> None:
         self._follows = True
+        if self._raw_left:
+            return
         if not self._keep_alive:
             # What follows is no request of ours (RFC 9112 section 9.6).
             self._last_request = True
@@ -160,20 +193,36 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     # Details
 
+    def _raw_body(self, data: bytes) -> None:
+        """Take the body of a request whose offered upgrade we ignore; what is more than that is nobody's."""
+        if not self._raw_left:
+            return
+        body = data[: self._raw_left]
+        self._raw_left -= len(body)
+        if body:
+            self.body_received(body)
+        if not self._raw_left:
+            self.body_complete()
+
     def _bound_unfinished(self) -> None:
-        """Bound a head or a trailer whose end has not come: the parser keeps an unfinished field for as long as it grows."""
+        """Bound what has no end yet: a head, of which the parser keeps an unfinished field for as long as it grows, a trailer, and what a
+        chunked body has besides its content."""
         if self._broken:
             return
+        error: GatewayError | None = None
         if not self.in_head:
             if len(self._collected) > MAX_TRAILERS:
-                self._broken = True
-                self.refused(HeadersTooLarge(reason="trailers"))
+                error = HeadersTooLarge(reason="trailers")
+            elif self._message_bytes > self._head_limit + MAX_OVERHEAD_BYTES + self._body_bytes * MAX_OVERHEAD_RATIO:
+                error = MalformedMessage(reason="chunk_overhead")
         elif self._follows:
-            # Most of this read may have been the request before; the next read counts in full.
-            self._head_bytes = 0
-        elif self._head_bytes > self._head_limit:
+            # Most of this read may have been the request before; from the next one on all counts.
+            self._message_bytes = 0
+        elif self._message_bytes > self._head_limit:
+            error = HeadersTooLarge() if self._collected else UriTooLong()
+        if error is not None:
             self._broken = True
-            self.refused(HeadersTooLarge() if self._collected else UriTooLong())
+            self.refused(error)
 
     def stop_reading_requests(self) -> None:
         """Take no further request from this connection."""
@@ -187,6 +236,20 @@ def _collector(collected: FieldList) -> Callable[[bytes, bytes], None]:
         append((name.lower(), value))
 
     return on_header
+
+
+def _body_with_upgrade(fields: FieldList) -> int:
+    """Bytes of the body of a request that offers an upgrade.
+
+    Raises:
+        MalformedMessage: it is chunked, and the parser would not read it.
+    """
+    for name, value in fields:
+        if name == b"transfer-encoding":
+            raise MalformedMessage("A request that offers an upgrade can't be chunked.", reason="upgrade_with_body")
+        if name == b"content-length":
+            return int(value)
+    return 0
 
 
 def _wire_bytes(fields: FieldList) -> int:
