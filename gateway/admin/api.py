@@ -31,6 +31,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 MAX_BODY_BYTES = 64 * 1024
 #: In front of several workers: who asked, as the process that answers for all of them saw it. Believed on a Unix socket only.
 SOURCE_FIELD = "x-admin-source"
+#: Beyond it a time is a mistake, mostly milliseconds.
+_YEAR_10000 = 253_402_300_800.0
 _EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _REVOCATION_KEYS = frozenset(("kind", "value", "issuer", "subject", "issued_before", "expires_at", "reason"))
 _API_KEY_KEYS = frozenset(("subject", "scopes", "roles", "client", "expires_at"))
@@ -301,16 +303,22 @@ def _moment(body: Mapping[str, Any], name: str) -> float | None:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, str):
-        try:
-            parsed = datetime.fromisoformat(value)
-        except ValueError:
-            parsed = None
-        if parsed is not None and parsed.tzinfo is not None:
-            return parsed.timestamp()
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    seconds = _seconds(value)
+    if seconds is None or not 0 <= seconds < _YEAR_10000:
+        raise BadRequest(f"The member {name!r} must be seconds since the epoch, or a time like 2026-01-31T12:00:00Z.")
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
+    """What stands for a moment; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    raise BadRequest(f"The member {name!r} must be seconds since the epoch, or a time like 2026-01-31T12:00:00Z.")
+    try:
+        parsed = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    # Without an offset nobody knows which moment is meant.
+    return parsed.timestamp() if parsed is not None and parsed.tzinfo is not None else None
 
 
 async def _render(request: Request, exc: Exception) -> Response:
