@@ -24,8 +24,8 @@ from gateway.server.http1 import RequestHead, StrictHttp1Protocol
 from gateway.server.wire import WireExchange
 from gateway.settings import Maxima, ServerTimeouts
 
-#: After an answer that leaves a request half read we go on reading for so long, so that the answer isn't lost to a reset
-#: (RFC 9112 section 9.6).
+#: After the last answer of a connection we go on reading for so long, unless the client closes first: a close with bytes unread would be a
+#: reset, which can take the answer with it (RFC 9112 section 9.6).
 LINGER_SECONDS = 2.0
 
 
@@ -255,7 +255,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         if self._closing:
             return
         if not keep_alive:
-            self._close(lingering=not exchange.body_done)
+            self._close(lingering=True)
             return
         if self._pauses:
             for reason in ("buffer", "upstream", "application"):
@@ -268,7 +268,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.tasks.discard(exchange.task)
         self._active = None
         if clean:
-            self._close(lingering=False)
+            self._close(lingering=True)
         else:
             self._closing = True
             self.transport.abort()

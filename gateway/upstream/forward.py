@@ -122,12 +122,12 @@ class Forwarder:
             # A handler's call, which may be one of several to several services.
             attempt.service, attempt.method = self.name, exchange.method
         exchange.observation.tries.append(attempt)
-        data = b"".join((head, trace.propagation_lines(span_id), b"\r\n", exchange.first_body()))
+        head += trace.propagation_lines(span_id)
         started = self._loop.time()
         failed = True
         endpoint.active += 1
         try:
-            await self._converse(exchange, shape, data, endpoint, deadline, attempt, fresh=fresh)
+            await self._converse(exchange, shape, head, endpoint, deadline, attempt, fresh=fresh)
             failed = attempt.status >= 500
         except _Retry as retry:
             attempt.error = retry.error.reason
@@ -150,7 +150,7 @@ class Forwarder:
         self,
         exchange: Exchange,
         shape: RequestShape,
-        data: bytes,
+        head: bytes,
         endpoint: Endpoint,
         deadline: float,
         attempt: Try,
@@ -166,6 +166,8 @@ class Forwarder:
             raise exchange.refusal
         exchange.upstream = connection
         try:
+            # Only now: more of the body may have come while we connected.
+            data = b"%b\r\n%b" % (head, exchange.first_body())
             response = connection.begin(data, exchange, shape.timeouts, deadline, head_request=exchange.method == "HEAD")
             exchange.begin_upload(connection)
             connection.touch()

@@ -1,0 +1,262 @@
+"""A gateway on a real socket in the test's own event loop, under our protocol or under another ASGI server, and a client that speaks bytes.
+
+For a gateway as a process of its own see `whole_gateway`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from gateway import BackendAPIGateway
+from gateway.assembly import Runtime
+from gateway.server.protocol import server_protocol
+from gateway.server.serving import QuietServer, bound_socket
+from tests.support.recording_upstream import RecordingUpstream
+from tests.support.redis_server import until
+
+Adapter = Literal["wire", "asgi"]
+ADAPTERS: tuple[Adapter, ...] = ("wire", "asgi")
+GET = b"GET /s/x HTTP/1.1\r\nHost: api.example.gov\r\n\r\n"
+
+
+@dataclass
+class Response:
+    """A response as a client sees it. `whole` is False when the connection ended before the body did."""
+
+    status: int
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+    whole: bool = True
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of a field, in order; the name in lower case."""
+        return [value for other, value in self.fields if other.lower() == name]
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """The problem document."""
+        assert self.values(b"content-type") == [b"application/problem+json"], self
+        parsed: dict[str, Any] = json.loads(self.body)
+        return parsed
+
+
+class Client:
+    """One client connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes, *, split: bool = False) -> None:
+        """Write at once, or byte by byte so that the other side reads the bytes one by one. What can't be written any more is dropped."""
+        with suppress(ConnectionError):
+            if not split:
+                self.writer.write(data)
+                await self.writer.drain()
+                return
+            for at in range(len(data)):
+                self.writer.write(data[at : at + 1])
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+    async def head(self) -> Response:
+        """The next response's head, interim ones included."""
+        block = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *lines = block.split("\r\n")[:-2]
+        version, status = line.split(" ")[:2]
+        assert version == "HTTP/1.1", line
+        fields = [(name.encode("latin-1"), value.strip().encode("latin-1")) for name, _, value in (text.partition(":") for text in lines)]
+        return Response(int(status), fields, b"")
+
+    async def response(self, *, bodiless: bool = False) -> Response:
+        """The next response, read by the rules of RFC 9112 section 6.3."""
+        response = await self.head()
+        if bodiless or response.status < 200 or response.status in (204, 304):
+            return response
+        try:
+            if response.values(b"transfer-encoding") == [b"chunked"]:
+                while chunk := await self.chunk():
+                    response.body += chunk
+            elif lengths := response.values(b"content-length"):
+                response.body = await self.reader.readexactly(int(lengths[0]))
+            else:
+                response.body = await self.reader.read()
+        except asyncio.IncompleteReadError as error:
+            response.body += error.partial
+            response.whole = False
+        except ConnectionError:
+            response.whole = False
+        return response
+
+    async def chunk(self) -> bytes:
+        """The next chunk of a body; empty for the last one."""
+        size = int(await self.reader.readuntil(b"\r\n"), 16)
+        return (await self.reader.readexactly(size + 2))[:-2]
+
+    async def ask(self, data: bytes, *, split: bool = False, bodiless: bool = False) -> Response:
+        """Send a request and read its response."""
+        await self.send(data, split=split)
+        return await self.response(bodiless=bodiless)
+
+    async def rest(self) -> bytes:
+        """Everything until the gateway closes or resets the connection."""
+        data = b""
+        with suppress(ConnectionError):
+            while piece := await self.reader.read(65536):
+                data += piece
+        return data
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that serves."""
+
+    app: BackendAPIGateway
+    port: int
+    audit: Path
+    clients: list[Client] = field(default_factory=list)
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.app.runtime
+
+    async def connect(self, limit: int = 1 << 26) -> Client:
+        """A new client connection; `limit` bounds what it reads ahead."""
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=limit))
+        self.clients.append(client)
+        return client
+
+    async def ask(self, data: bytes, *, split: bool = False, bodiless: bool = False) -> Response:
+        """One request on a connection of its own."""
+        client = await self.connect()
+        response = await client.ask(data, split=split, bodiless=bodiless)
+        client.close()
+        return response
+
+    def records(self) -> list[dict[str, Any]]:
+        """The audit records of requests so far."""
+        if not self.audit.exists():
+            return []
+        parsed = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [record for record in parsed if record["event"] == "request"]
+
+    async def record(self, condition: Callable[[dict[str, Any]], bool] = lambda record: True) -> dict[str, Any]:
+        """The newest audit record of a request that fits; waits for it."""
+        await until(lambda: any(condition(record) for record in self.records()), "an audit record")
+        return next(record for record in reversed(self.records()) if condition(record))
+
+    async def idle(self) -> None:
+        """Nothing is in flight, neither here nor towards an instance."""
+        await until(lambda: self.runtime.pipeline.in_flight == 0, "no request in flight")
+        endpoints = [endpoint for name in self.runtime.forwarders for endpoint in self.runtime.directory.service(name).snapshot.endpoints]
+        assert [endpoint.active for endpoint in endpoints] == [0] * len(endpoints)
+
+
+def declared(
+    directory: Path,
+    store: str,
+    upstream: RecordingUpstream | str | None,
+    *,
+    service: Mapping[str, Any] | None = None,
+    route: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
+) -> BackendAPIGateway:
+    """A gateway whose public route `/s/{rest:path}` leads to the service `s` at the upstream.
+
+    Args:
+        store: URL of the state store.
+        service, route, server: further keys of that service, of that route, and of `server`.
+    """
+    app = BackendAPIGateway(
+        state={"url": store, "budget": "2s"},
+        audit={"sink": [f"file:{directory / 'audit.jsonl'}"]},
+        server=dict(server or {}),
+    )
+    if upstream is not None:
+        url = upstream if isinstance(upstream, str) else upstream.url
+        app.service("s", instances=[url], **(service or {}))
+        app.proxy("/s/{rest:path}", "s", **{"authentication": "none", **(route or {})})
+    return app
+
+
+@asynccontextmanager
+async def serving(app: BackendAPIGateway, directory: Path, adapter: Adapter = "wire") -> AsyncIterator[RunningGateway]:
+    """Serve on a free port: `wire` with our protocol, `asgi` as any ASGI application under uvicorn with h11."""
+    sock = bound_socket("127.0.0.1", 0, "server")
+    port: int = sock.getsockname()[1]
+    running = RunningGateway(app, port, directory / "audit.jsonl")
+    serve = _serving_wire if adapter == "wire" else _serving_asgi
+    async with serve(app, sock):
+        try:
+            yield running
+        finally:
+            for client in running.clients:
+                client.close()
+
+
+@asynccontextmanager
+async def _serving_wire(app: BackendAPIGateway, sock: socket.socket) -> AsyncIterator[None]:
+    """Our protocol on a bare asyncio server: uvicorn's own loop looks around only ten times a second, which tests need not wait for."""
+    face = app._face
+    runtime = await face.open()
+    config = uvicorn.Config(face, log_config=None, http="httptools", ws="none", lifespan="off")
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"Mon, 23 Nov 2026 00:58:45 GMT")]
+    protocol = server_protocol(runtime.front)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: protocol(config=config, server_state=state, app_state={}), sock=sock)
+    try:
+        yield
+    finally:
+        server.close()
+        await until(lambda: not any(task for task in state.tasks if not task.done()), "the requests to end")
+        for connection in list(state.connections):
+            connection.shutdown()
+        await face.close()
+
+
+@asynccontextmanager
+async def _serving_asgi(app: BackendAPIGateway, sock: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = QuietServer(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    await until(lambda: server.started or task.done(), "the server")
+    try:
+        yield
+    finally:
+        server.stop()
+        await task
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine on the event loop that gateways run on, with a deadline."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(main, 60)
+
+    uvloop.run(bounded())
