@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from math import gcd
 from struct import pack
 from typing import Protocol
@@ -118,6 +119,7 @@ class AdmissionPlan:
         self._names = tuple(limit.name for limit in real)
         self._items = tuple(_item_template(limit) for limit in real)
         self._capacities = tuple(limit_rules.capacity(limit) for limit in real)
+        self._blocks = _block_templates(self._items, self.policy_line) if len(real) <= _FEW_LIMITS else {}
         self._read = _reader(self)
 
     def __repr__(self) -> str:
@@ -161,6 +163,20 @@ class AdmissionPlan:
         name = self._names[0]
         return Verdict(True, "", (), ((name, remaining),), (), 0, self._items[0] % (remaining, seconds) + self.policy_line)
 
+    def _read_admitted(self, reply: Sequence[int], at: int) -> Verdict:
+        """The common outcome of a route with a few limits and no shadow limits: nothing refuses."""
+        if reply[at]:
+            return self._read_all(reply, at)
+        lefts = reply[at + 1 : at + self.width : 2]
+        waits = reply[at + 2 : at + self.width : 2]
+        capacities = self._capacities
+        if len(lefts) == 2:
+            nearest: tuple[int, ...] = _FORWARD if lefts[0] * capacities[1] <= lefts[1] * capacities[0] else _BACKWARD
+        else:
+            nearest = tuple(sorted(range(len(lefts)), key=lambda i: lefts[i] / capacities[i]))
+        numbers = [number for i in nearest for number in (lefts[i], -(-waits[i] // SECOND_US))]
+        return Verdict(True, "", (), tuple(zip(self._names, lefts, strict=True)), (), 0, self._blocks[nearest] % tuple(numbers))
+
     def _read_all(self, reply: Sequence[int], at: int) -> Verdict:
         names = self._names
         count = len(names)
@@ -190,6 +206,9 @@ class AdmissionPlan:
 
 
 _LINE = b"ratelimit: "
+#: Up to so many limits have a template for each order.
+_FEW_LIMITS = 4
+_FORWARD, _BACKWARD = (0, 1), (1, 0)
 _Read = Callable[[Sequence[int], int], Verdict]
 
 
@@ -199,12 +218,21 @@ def _reader(plan: AdmissionPlan) -> _Read:
         return lambda _, __: ALLOWED
     if plan.width == 3 and plan.limits:
         return plan._read_single
+    if plan._blocks and not plan.shadow_limits:
+        return plan._read_admitted
     return plan._read_all
 
 
 def _item_template(limit: Limit) -> bytes:
     """A whole `ratelimit` line for one limit, to be filled with remaining events and seconds."""
     return b'ratelimit: "%b";r=%%d;t=%%d\r\n' % limit.name.replace("%", "%%").encode()
+
+
+def _block_templates(items: Sequence[bytes], policy_line: bytes) -> dict[tuple[int, ...], bytes]:
+    """Both header lines for every order in which a few limits may be nearest to exhaustion, to be filled with their numbers."""
+    bare = [item.removeprefix(_LINE).removesuffix(b"\r\n") for item in items]
+    tail = b"\r\n" + policy_line.replace(b"%", b"%%")
+    return {order: _LINE + b", ".join(bare[i] for i in order) + tail for order in permutations(range(len(bare)))}
 
 
 def _fill(template: bytes, left: int, wait_us: int) -> bytes:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.admission.plan import AdmissionPlan
 from gateway.errors import ConfigError
@@ -97,6 +99,18 @@ def test_several_limits_show_the_nearest_to_exhaustion_first() -> None:
     assert refused.violated == ("b", "c")
     assert refused.retry_after_seconds == 8
     assert refused.header_block.splitlines()[0] == b'ratelimit: "b";r=0;t=8, "c";r=0;t=1, "a";r=0;t=1'
+
+
+@given(st.data())
+def test_a_quick_reading_says_what_the_full_one_says(data: st.DataObject) -> None:
+    """Routes with up to four limits and no shadow limits have a reading of their own for admitted requests."""
+    count = data.draw(st.integers(1, 5))
+    limits = [gcra(data.draw(st.integers(1, 50)), 60, name=f"l{number}%") for number in range(count)]
+    plan = plan_of(route(*limits))
+    numbers = [(data.draw(st.integers(0, limit.count)), data.draw(st.integers(0, 10**8))) for limit in limits]
+    reply = [7, 0, *(number for pair in numbers for number in pair), 7]
+    quick, full = plan.verdict(reply, 1), plan._read_all(reply, 1)
+    assert (quick.allowed, quick.remaining, quick.header_block) == (full.allowed, full.remaining, full.header_block)
 
 
 def test_shadow_limits_are_reported_apart() -> None:
