@@ -16,7 +16,18 @@ import pytest
 
 from tests.support.identity_provider import identity_provider
 from tests.support.redis_server import wait_until
-from tests.support.whole_gateway import Json, Login, ProcessGateway, Upstream, base_document, process_gateway, running, upstream
+from tests.support.whole_gateway import (
+    Json,
+    Login,
+    ProcessGateway,
+    Upstream,
+    alive,
+    base_document,
+    descendants,
+    process_gateway,
+    running,
+    upstream,
+)
 
 WORKERS = 3
 
@@ -65,18 +76,6 @@ def gateway(tmp_path: Path, login: Login, service: Upstream, temporary: Path) ->
         family = descendants(started.process.pid)
         started.kill()
         wait_until(lambda: not any(map(alive, family)), "everything to end with the supervisor", 40)
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes below one, whatever group they are in."""
-    children = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] if alive(pid) else []
-    return [each for child in children for each in (child, *descendants(child))]
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def listening_inode(port: int) -> set[str]:
