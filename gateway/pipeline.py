@@ -157,6 +157,7 @@ class Pipeline:
         """Take an opened exchange through all its steps. Raises only CancelledError, when the client left."""
         observation = exchange.observation
         verdict: Verdict | None = None
+        serving = False
         self.in_flight += 1
         try:
             if exchange.refusal is not None:
@@ -175,14 +176,15 @@ class Pipeline:
                 await plan.forwarder.forward(exchange, plan.shape)
             else:
                 assert plan.local is not None
+                serving = True
                 await exchange.serve(plan.local.app, mounted=plan.local.mounted)
         except GatewayError as error:
-            await self._tell(exchange, error)
+            await self._tell(exchange, error, serving=serving)
         except ClientGone:
             _left(observation)
         except Exception as exc:
             logger.exception("request %s failed", observation.request_id)
-            await self._tell(exchange, Internal(reason=f"exception_{type(exc).__name__}"))
+            await self._tell(exchange, Internal(reason=f"exception_{type(exc).__name__}"), serving=serving)
         except BaseException:
             _left(observation)
             raise
@@ -311,8 +313,8 @@ class Pipeline:
 
     # Telling
 
-    async def _tell(self, exchange: Exchange, error: GatewayError) -> None:
-        """Answer with an error, or cut a response that has begun."""
+    async def _tell(self, exchange: Exchange, error: GatewayError, *, serving: bool) -> None:
+        """Answer with an error, or cut a response that has begun. `serving`: an application of this process had the request."""
         observation = exchange.observation
         if isinstance(error, _Answer):
             observation.status = error.answer_status
@@ -320,7 +322,7 @@ class Pipeline:
             return
         observation.code = error.code
         observation.reason = error.reason
-        observation.denied = error.status < 500 or isinstance(error, Unavailable)
+        observation.denied = _is_denial(error, serving)
         if exchange.response_started:
             exchange.cut()
             return
@@ -336,6 +338,13 @@ class _Answer(GatewayError):
     def __init__(self, status: int, headers: FieldList) -> None:
         super().__init__(headers=headers)
         self.answer_status = status
+
+
+def _is_denial(error: GatewayError, serving: bool) -> bool:
+    """Whether we refused the request. What an application of this process answers with is its own; a body that it may not read is not."""
+    if serving and not isinstance(error, BodyTooLarge):
+        return False
+    return error.status < 500 or isinstance(error, Unavailable)
 
 
 def _left(observation: Observation) -> None:
