@@ -56,7 +56,7 @@ class BackendAPIGateway:
             self._settings = load(Path(config), os.environ)
         else:
             self._settings = settings_from_mapping(settings, os.environ)
-        self._limits: dict[str, Limit] = {name: build_limit(name, values) for name, values in (settings.get("limits") or {}).items()}
+        self._limits: dict[str, Limit] = dict(self._settings.limits)
         self._services: dict[str, Service] = dict(self._settings.services)
         self._routes: list[Route] = list(self._settings.routes)
         self._face = AsgiFace(self._open)
@@ -106,7 +106,7 @@ class BackendAPIGateway:
 
         def decorate(handler: H) -> H:
             where = f"{handler.__module__}.{handler.__qualname__}" if inspect.isfunction(handler) else repr(handler)
-            _check_handler(handler, where)
+            _check_handler(handler, f"{line}: {where}")
             self._add({"path": path, "methods": list(methods), **values}, line, Local(handler_app(handler, where)))
             return handler
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
 REDACTED = "***"
-_PASSWORD = re.compile(r"(?<=://)[^/@]*@")
+#: Up to the last `@`: a password may hold others.
+_PASSWORD = re.compile(r"(?<=://)[^/]*@")
 
 
 def redacted(value: object) -> object:
