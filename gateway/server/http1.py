@@ -118,10 +118,16 @@ class StrictHttp1Protocol(HttpToolsProtocol):
                 self._raw_body(data)
                 self.read_done()
             return
+        between = self._between
+        if between and data.endswith(self._again_end) and self._is_again(data):
+            return
         self._message_bytes = len(data) if self._follows and not self.in_head else self._message_bytes + len(data)
         self._follows = False
+        self._heads = 0
         try:
             self.parser.feed_data(data)
+            if between and self._between and self._heads == 1:
+                self._remember(data)
         except httptools.HttpParserUpgrade as exc:
             # A client may offer an upgrade and we may ignore it (RFC 9110 section 7.8), but what follows isn't known, so this is the last
             # request. The parser stops where its body begins.
@@ -184,6 +190,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._follows = True
+        self._between = True
         if self._raw_left:
             return
         if not self._keep_alive:
@@ -192,6 +199,32 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self.body_complete()
 
     # Details
+
+    def _remember(self, data: bytes) -> None:
+        """Keep a request that one read brought alone and whole: who stays connected sends the same fields again, byte for byte."""
+        head = self._head
+        start = head.method + b" "
+        line = start + head.target
+        if head.keep_alive and data.startswith(line + b" HTTP/1.1\r\n") and not any(name in _FRAMING for name, _ in head.headers):
+            self._again = head
+            self._again_start = start
+            self._again_end = data[len(line) :]
+
+    def _is_again(self, data: bytes) -> bool:
+        """Take a read that differs from the remembered request in nothing but the target, without the parser, which is between messages.
+
+        The parser has accepted every other byte before. The target is handed out only when it has no byte that could end it early.
+        """
+        again = self._again
+        if again is None or not data.startswith(self._again_start):
+            return False
+        target = data[len(self._again_start) : -len(self._again_end)]
+        if not target or target.translate(None, _VISIBLE) or len(target) > self._maxima.uri_bytes:
+            return False
+        self.head_received(RequestHead(again.method, target, True, again.headers, True))
+        self.body_complete()
+        self.read_done()
+        return True
 
     def _raw_body(self, data: bytes) -> None:
         """Take the body of a request whose offered upgrade we ignore; what is more than that is nobody's."""
