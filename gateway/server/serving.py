@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 AdminApp = Callable[["Runtime"], Any]
 
 GRACE_SECONDS = 30
+#: For what a request that is cut off has to give back.
+CUT_OFF_SECONDS = 1.0
 BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -170,6 +172,7 @@ async def serve_process(
         tasks = await _started(servers, (data, admin))
         listening()
         await tasks[0]
+        await _cut_off(servers[0])
         servers[1].stop()
         await tasks[1]
     finally:
@@ -185,6 +188,14 @@ async def _started(servers: Sequence[QuietServer], sockets: Sequence[socket.sock
     while not all(server.started or task.done() for server, task in zip(servers, tasks, strict=True)):  # noqa: ASYNC110 - uvicorn tells by an attribute
         await asyncio.sleep(0.005)
     return tasks
+
+
+async def _cut_off(server: QuietServer) -> None:
+    """End the requests that were given up, while they can still be recorded."""
+    if left := list(server.server_state.tasks):
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=CUT_OFF_SECONDS)
 
 
 def _listen(sock: socket.socket) -> None:

@@ -73,7 +73,7 @@ routes: [{name: first, path: /first, service: patients}]
     gateway.route("/third", name="third", limits=["per-client"])(handler)
     assert [route.name for route in gateway.settings.routes] == ["first", "second", "third"]
     limit = gateway.settings.routes[2].limits[0]
-    assert limit == Limit(name="per-client", kind="gcra", count=10, period_us=1_000_000)
+    assert limit == Limit(name="per-client", kind="gcra", count=10, period_us=1_000_000, burst=10)
 
 
 def test_file_and_keywords_exclude_each_other(tmp_path: Path) -> None:
