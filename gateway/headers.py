@@ -231,12 +231,19 @@ def application_fields(headers: FieldList, ours: bytes) -> FieldList:
 
 def response_fields(headers: FieldList, dropped: frozenset[bytes] = RESPONSE_DROPPED) -> FieldList:
     """What of an upstream's response fields goes to the client: end-to-end ones, in order, framing left out."""
-    kept = [field for field in headers if field[0] not in dropped]
-    if len(kept) != len(headers):
-        # `Connection` is among the dropped ones, and names more of them.
-        named = connection_options(value for name, value in headers if name == b"connection") - PROTECTED
-        if named:
-            kept = [field for field in kept if field[0] not in named]
+    kept: FieldList = []
+    keep = kept.append
+    named: set[bytes] | None = None
+    for field in headers:
+        name = field[0]
+        if name not in dropped:
+            keep(field)
+        elif name == b"connection" and field[1] not in _PLAIN_CONNECTION:
+            # It names more of them.
+            named = (named or set()) | connection_options((field[1],))
+    if named:
+        named -= PROTECTED
+        return [field for field in kept if field[0] not in named]
     return kept
 
 
@@ -259,6 +266,11 @@ def merge_limits(ours: bytes, upstream: FieldList) -> tuple[bytes, FieldList]:
     Returns:
         our lines and its fields, one of them without RateLimit.
     """
+    for name, _ in upstream:
+        if name in _RATE_LIMIT:
+            break
+    else:
+        return ours, upstream
     theirs = [int(found) for name, value in upstream if name == b"ratelimit" for found in _REMAINING.findall(value)]
     if theirs and min(theirs) < min(map(int, _REMAINING.findall(ours)), default=0):
         return b"", upstream

@@ -227,14 +227,11 @@ class WireExchange(Exchange):
         limits = self.limit_lines
         if limits:
             limits, fields = merge_limits(limits, fields)
-        lines = [line]
-        lines += [b"%b: %b\r\n" % field for field in fields]
-        lines.append(framing)
         if not head.dated:
             # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
-            lines += [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
-        lines.append(self._own_lines(limits))
-        return b"".join(lines)
+            fields = [*fields, *self._protocol.server_state.default_headers]
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        return b"%b%b%b%b" % (line, b"".join(lines), framing, self._own_lines(limits))
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:
