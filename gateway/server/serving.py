@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import secrets
 import signal
@@ -31,6 +32,8 @@ GRACE_SECONDS = 30
 #: For what a request that is cut off has to give back.
 CUT_OFF_SECONDS = 1.0
 BACKLOG = 2048
+#: New objects between two looks of the garbage collector: about 20 MB if all of them were garbage.
+GARBAGE_THRESHOLD = 100_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -74,6 +77,18 @@ def bound_socket(host: str, port: int, key: str, *, shared: bool = False) -> soc
     return sock
 
 
+def control_socket(path: Path) -> socket.socket:
+    """A Unix socket at this path, whatever a process before us left there. Raises ConfigError."""
+    admin = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        admin.bind(str(path))
+    except OSError as exc:
+        admin.close()
+        raise ConfigError(f"the directory for temporary files can't hold a Unix socket, set TMPDIR to another: {path}: {exc}") from exc
+    return admin
+
+
 def with_admin_token(settings: Settings) -> Settings:
     """The settings with an admin token: the configured one, or a new one that is printed.
 
@@ -108,10 +123,8 @@ def serve_worker(face: AsgiFace, data: socket.socket, admin_app: AdminApp, contr
     Raises:
         ConfigError: it can't start.
     """
-    control.unlink(missing_ok=True)
-    admin = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    admin.bind(str(control))
-    run(serve_process(face, data, admin, admin_app, listening))
+    with control_socket(control) as admin:
+        run(serve_process(face, data, admin, admin_app, listening))
 
 
 def serve_admin(admin: socket.socket, app: Any, listening: Callable[[], None]) -> None:
@@ -148,6 +161,17 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def settle_garbage_collector() -> None:
+    """Leave what the start made out of the garbage collector's sight, and have it look less often.
+
+    Its default of one look for 700 new objects is two looks for the requests of one turn of the loop, each of which finds them all in use;
+    that was a tenth of the CPU time of a plain request. Requests leave next to no cycles: they are freed when they end.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 100)
+
+
 async def serve_process(
     face: AsgiFace, data: socket.socket, admin: socket.socket, admin_app: AdminApp, listening: Callable[[], None]
 ) -> None:
@@ -170,6 +194,7 @@ async def serve_process(
     _on_signals(lambda: _stop(runtime, servers))
     try:
         tasks = await _started(servers, (data, admin))
+        settle_garbage_collector()
         listening()
         await tasks[0]
         await _cut_off(servers[0])
