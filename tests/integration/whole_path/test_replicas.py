@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -129,13 +130,20 @@ def test_instance_that_turns_critical_gets_no_new_request(
         services = {service["name"]: service for service in gateway.admin("GET", "/v1/services").json()["services"]}
         return [instance["id"] for instance in services["patients"]["instances"]]
 
-    laboratory.consul.put(f"/v1/agent/service/maintenance/{sick.name}?enable=true")
-    try:
-        wait_until(lambda: len(healthy(first)) == 1, "the directory to know")
-        wait_until(lambda: _served(second, headers) == {well.name}, "the other replica to know")
-        assert _served(first, headers) == _served(second, headers) == {well.name}
-    finally:
-        laboratory.consul.put(f"/v1/agent/service/maintenance/{sick.name}?enable=false")
+    gate = f"gate-{subject}"
+    with ThreadPoolExecutor(2) as pool, sick.gate(gate):
+        # One of the two goes to the instance that turns critical, where it waits; the other is answered by the well one.
+        open_requests = [pool.submit(second.request, "GET", "/patients/1", headers={**headers, "X-Gate": gate}) for _ in range(2)]
+        wait_until(lambda: gate in sick.waiting, "a request to be open")
+        laboratory.consul.put(f"/v1/agent/service/maintenance/{sick.name}?enable=true")
+        try:
+            wait_until(lambda: len(healthy(first)) == 1, "the directory to know")
+            wait_until(lambda: _served(second, headers) == {well.name}, "the other replica to know")
+            assert _served(first, headers) == _served(second, headers) == {well.name}
+        finally:
+            sick.gates[gate].set()
+            laboratory.consul.put(f"/v1/agent/service/maintenance/{sick.name}?enable=false")
+        assert sorted(each.result().headers["x-served-by"] for each in open_requests) == [sick.name, well.name]
     for gateway in (first, second):
         wait_until(lambda each=gateway: _served(each, headers) == {sick.name, well.name}, "both instances to serve")  # type: ignore[misc]
 

@@ -223,6 +223,19 @@ def test_worker_that_cannot_start_ends_everything_with_one_line(tmp_path: Path, 
     assert list(temporary.iterdir()) == []
 
 
+def test_directory_that_cannot_hold_a_socket_is_one_line_and_exit_3(tmp_path: Path, login: Login, service: Upstream) -> None:
+    """CONTRACT section 3: the path of a Unix socket has some hundred bytes at most (unix(7))."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    document = document_for(tmp_path, login, service, state={"url": "redis://127.0.0.1:1/0"})
+    gateway = process_gateway(tmp_path, document, TMPDIR=str(deep))
+    assert gateway.process.wait(20) == 3
+    gateway.kill()
+    (line,) = gateway.said.splitlines()
+    assert "set TMPDIR to another" in line
+    assert list(deep.iterdir()) == []
+
+
 @pytest.mark.parametrize("section", ["server", "admin"])
 def test_taken_port_is_one_line_and_exit_3(section: str, tmp_path: Path, login: Login, service: Upstream, temporary: Path) -> None:
     """CONTRACT section 3: it can't start."""
