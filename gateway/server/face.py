@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from gateway.server.asgi import AsgiExchange, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
+
+logger = logging.getLogger("gateway.face")
 
 
 class AsgiFace:
@@ -89,7 +92,12 @@ class AsgiFace:
         try:
             await self.open()
         except ConfigError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await send({"type": "lifespan.startup.failed", "message": f"could not start: {error}"})
+            return
+        except Exception as exc:
+            # Raised, it would tell some servers that we know no lifespan, and they would serve.
+            logger.exception("the gateway broke down while it started")
+            await send({"type": "lifespan.startup.failed", "message": f"could not start: {type(exc).__name__}"})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()

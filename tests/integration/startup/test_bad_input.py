@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.redis_server import free_port
 from tests.support.tokens import jwk, jwks, rsa_key
-from tests.support.whole_gateway import Face, Json, base_document, process_gateway
+from tests.support.whole_gateway import Face, Json, ProcessGateway, base_document, process_gateway, write
 
 CANARY = "canary-4711"
 ISSUER: Json = {"name": "login", "issuer": "https://login.example.gov", "audience": ["hms"]}
@@ -164,6 +166,22 @@ def test_weak_pepper_is_refused(tmp_path: Path) -> None:
     document = document_for(tmp_path)
     document["authentication"] = {"api_keys": {}}
     assert_refused(tmp_path, document, "GATEWAY_API_KEY_PEPPER has 11 bytes, at least 32 are needed", GATEWAY_API_KEY_PEPPER=CANARY)
+
+
+@pytest.mark.parametrize("face", ["file", "decorators"])
+def test_another_server_is_told_to_end(face: Face, tmp_path: Path) -> None:
+    """CONTRACT section 2: under uvicorn it refuses alike, by the lifespan protocol: exit 3, and the message without a traceback."""
+    document = document_for(tmp_path)
+    _sink_directory(document, tmp_path)
+    write(tmp_path, document, face)
+    command = [sys.executable, "-m", "uvicorn", "module:gateway", "--port", str(free_port()), "--app-dir", str(tmp_path)]
+    gateway = ProcessGateway(command, tmp_path, tmp_path / "audit.jsonl", {})
+    try:
+        assert gateway.process.wait(20) == 3, gateway.said
+    finally:
+        gateway.kill()
+    assert re.search(r"could not start: sink file:\S+ can't be opened for appending", gateway.said)
+    assert "Traceback" not in gateway.said
 
 
 @pytest.mark.parametrize("section", ["server", "admin"])

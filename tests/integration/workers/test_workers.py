@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.identity_provider import identity_provider
-from tests.support.redis_server import wait_until
+from tests.support.redis_server import free_port, redis_server, wait_until
 from tests.support.whole_gateway import (
     Json,
     Login,
@@ -221,6 +221,21 @@ def test_worker_that_cannot_start_ends_everything_with_one_line(tmp_path: Path, 
         == f"gateway: could not start: sink file:{tmp_path / 'missing' / 'audit'} can't be opened for appending: No such file or directory"
     )
     assert list(temporary.iterdir()) == []
+
+
+def test_fleet_is_ready_when_every_worker_has_met_the_store(tmp_path: Path, login: Login, service: Upstream) -> None:
+    """F-52: what is missing is told once, and it heals by itself."""
+    port = free_port()
+    document = document_for(tmp_path, login, service, state={"url": f"redis://127.0.0.1:{port}/0", "budget": "200ms"})
+    with running(tmp_path, document) as gateway:
+        reply = gateway.admin("GET", "/readyz")
+        assert (reply.status_code, reply.json()) == (503, {"ready": False, "waiting_for": ["store"]})
+        refused = gateway.request("GET", "/patients/1", headers=login.bearer("somebody"))
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        assert gateway.said.count("the store is not usable") == WORKERS
+        with redis_server("redis", "--port", str(port)):
+            wait_until(lambda: gateway.admin("GET", "/readyz").status_code == 200, "every worker to find the store")
+            assert gateway.request("GET", "/patients/1", headers=login.bearer("somebody")).status_code == 200
 
 
 def test_directory_that_cannot_hold_a_socket_is_one_line_and_exit_3(tmp_path: Path, login: Login, service: Upstream) -> None:

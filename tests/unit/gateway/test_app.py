@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from gateway import BackendAPIGateway, ConfigError
 from gateway.app import listening_at
 from gateway.route import Limit, Local
+from gateway.server.face import AsgiFace
 from gateway.settings import Settings
 
 
@@ -113,6 +116,28 @@ def test_client_and_runtime_need_a_running_gateway() -> None:
     gateway = BackendAPIGateway()
     with pytest.raises(RuntimeError, match="the gateway is not running"):
         gateway.client("patients")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(ConfigError("state.url: no"), "could not start: state.url: no"), (RuntimeError("canary"), "could not start: RuntimeError")],
+)
+def test_server_is_told_when_the_start_fails(error: Exception, message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """ASGI lifespan: an exception would be taken for an application without lifespan, which is then served."""
+    sent: list[Any] = []
+
+    async def opener() -> Any:
+        raise error
+
+    async def receive() -> dict[str, str]:
+        return {"type": "lifespan.startup"}
+
+    async def send(each: Any) -> None:
+        sent.append(each)
+
+    with caplog.at_level(logging.CRITICAL, "gateway.face"):
+        asyncio.run(AsgiFace(opener)({"type": "lifespan"}, receive, send))
+    assert sent == [{"type": "lifespan.startup.failed", "message": message}]
 
 
 def test_mount_takes_everything_below_its_path() -> None:
