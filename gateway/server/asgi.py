@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
-from gateway.errors import BadGateway, BodyTooLarge, GatewayError, Internal, MalformedMessage
+from gateway.errors import BodyTooLarge, GatewayError, Internal, MalformedMessage
 from gateway.exchange import Exchange, current_exchange
 from gateway.head import request_block
 from gateway.headers import BODILESS, FieldList, application_fields, merge_limits, parse_lines, response_fields
@@ -191,8 +191,6 @@ class AsgiExchange(Exchange):
     async def relay(self, connection: UpstreamConnection) -> None:
         head = connection.head
         assert head is not None
-        if not 200 <= head.status <= 599:
-            raise BadGateway(reason="upstream_status")
         assert self.plan is not None
         fields = response_fields(head.headers, self.plan.response_dropped)
         limits = self.limit_lines

@@ -7,6 +7,8 @@ ASGI face. Either way the pipeline is the same.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
@@ -27,6 +29,7 @@ from gateway.settings import Maxima, ServerTimeouts
 #: After the last answer of a connection we go on reading for so long, unless the client closes first: a close with bytes unread would be a
 #: reset, which can take the answer with it (RFC 9112 section 9.6).
 LINGER_SECONDS = 2.0
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Handler(Protocol):
@@ -271,7 +274,14 @@ class GatewayProtocol(StrictHttp1Protocol):
             self._close(lingering=True)
         else:
             self._closing = True
-            self.transport.abort()
+            self._reset()
+
+    def _reset(self) -> None:
+        """Close so that the client notices: without lingering the kernel sends a reset."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def _close(self, *, lingering: bool) -> None:
         self._closing = True

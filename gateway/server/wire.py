@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.errors import BadGateway, BodyTooLarge, GatewayError
+from gateway.errors import BodyTooLarge, GatewayError
 from gateway.exchange import Exchange
 from gateway.headers import BODILESS, FieldList, merge_limits, response_fields
 from gateway.server.cycle import LAST_CHUNK
@@ -219,9 +219,6 @@ class WireExchange(Exchange):
         return b""
 
     def _response_head(self, head: ResponseHead, framing: bytes) -> bytes:
-        line = STATUS_LINE.get(head.status)
-        if line is None:
-            raise BadGateway(reason="upstream_status")
         assert self.plan is not None
         fields = response_fields(head.headers, self.plan.response_dropped)
         limits = self.limit_lines
@@ -231,7 +228,7 @@ class WireExchange(Exchange):
             # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
             fields = [*fields, *self._protocol.server_state.default_headers]
         lines = [b"%b: %b\r\n" % field for field in fields]
-        return b"%b%b%b%b" % (line, b"".join(lines), framing, self._own_lines(limits))
+        return b"%b%b%b%b" % (STATUS_LINE[head.status], b"".join(lines), framing, self._own_lines(limits))
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:

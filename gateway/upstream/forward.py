@@ -175,11 +175,14 @@ class Forwarder:
             try:
                 await response
             except BadGateway as error:
-                if connection.reused and not connection.response_started and exchange.method in IDEMPOTENT and exchange.replayable:
+                if connection.reused and not connection.response_started and self._may_repeat(exchange):
                     raise _Retry(error, never_sent=False) from error
                 raise
             assert connection.head is not None
             attempt.status = connection.head.status
+            if attempt.status == 408 and connection.reused and not connection.keep_alive and self._may_repeat(exchange):
+                # Sent before our request had come: it ends the connection, it doesn't answer us.
+                raise _Retry(BadGateway(reason="upstream_reset"), never_sent=False)
             attempt.answered = self._loop.time()
             await exchange.relay(connection)
         finally:
@@ -187,6 +190,9 @@ class Forwarder:
             exchange.upstream = None
             if connection.end_exchange():
                 pool.give_back(connection)
+
+    def _may_repeat(self, exchange: Exchange) -> bool:
+        return exchange.method in IDEMPOTENT and exchange.replayable
 
     async def _connect(self, pool: Pool, timeouts: Timeouts, deadline: float) -> UpstreamConnection:
         remaining = deadline - self._loop.time() if deadline else timeouts.connect

@@ -312,8 +312,8 @@ class UpstreamConnection(asyncio.Protocol):
             raise BadGateway(reason="upstream_header_too_large")
         parser = self._parser
         status = parser.get_status_code()
-        if status < 200:
-            self._interim_received(status, fields)
+        if not 200 <= status <= 599:
+            self._not_final(status, fields)
             return
         head = self.head = response_head(fields, status)
         if self._head_request:
@@ -341,12 +341,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Details
 
-    def _interim_received(self, status: int, fields: FieldList) -> None:
-        self._interim += 1
+    def _not_final(self, status: int, fields: FieldList) -> None:
+        """A status that ends nothing: an interim response, or none that HTTP knows."""
+        if not 100 <= status < 200:
+            raise BadGateway(reason="upstream_status")
         if status == 101:
             raise BadGateway(reason="upstream_upgrade_unsolicited")
-        if status < 100:
-            raise BadGateway(reason="upstream_status")
+        self._interim += 1
         if self._interim > MAX_INTERIM:
             raise BadGateway(reason="upstream_too_many_interim")
         self._head_bytes = 0

@@ -98,8 +98,12 @@ class Link:
     async def send(self, *pieces: bytes) -> None:
         """Write, each piece with a turn of the loop in between."""
         for piece in pieces:
-            self.writer.write(piece)
-            await self.writer.drain()
+            try:
+                self.writer.write(piece)
+                await self.writer.drain()
+            except ConnectionError:
+                self.lost.set()
+                raise
             await asyncio.sleep(0)
 
     async def until_lost(self) -> None:
