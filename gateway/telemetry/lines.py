@@ -18,7 +18,7 @@ DEFAULT_CAPACITY_BYTES = 4 * 1024 * 1024
 # When full, the requests that are already in flight still get their records: up to `in_flight` (4096) of them, 1 KiB each.
 RESERVE_BYTES = 4 * 1024 * 1024
 #: How long the writer lets lines gather: the thread wakes at most so often, which is what keeps it out of the event loop's way.
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.02
 RETRY_SECONDS = 0.25
 MODE = 0o600
 STANDARD_STREAMS = {"stdout": 1, "stderr": 2}
