@@ -104,6 +104,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.deadline = self._head_deadline = self.loop.time() + front.timeouts.header
         front.deadlines.add(self)
         if len(self.connections) > front.maxima.connections:
+            # It takes nobody else's room while it hears why.
+            self.connections.discard(self)
             self.refused(Unavailable("overloaded", reason="connections"))
             self.read_done()
 

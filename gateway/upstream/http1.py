@@ -196,6 +196,9 @@ class UpstreamConnection(asyncio.Protocol):
             finished.set_exception(self._error)
         elif self._complete:
             finished.set_result(None)
+        else:
+            # From the head's deadline over to the body's.
+            self.touch()
         return finished
 
     def pause_reading(self, paused: bool) -> None:

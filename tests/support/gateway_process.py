@@ -219,7 +219,7 @@ async def _serving_wire(app: BackendAPIGateway, sock: socket.socket) -> AsyncIte
     state.default_headers = [(b"date", b"Mon, 23 Nov 2026 00:58:45 GMT")]
     protocol = server_protocol(runtime.front)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: protocol(config=config, server_state=state, app_state={}), sock=sock)
+    server = await loop.create_server(lambda: protocol(config=config, server_state=state, app_state={}), sock=sock, backlog=2048)
     try:
         yield
     finally:
