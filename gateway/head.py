@@ -6,6 +6,8 @@ a connection remembers what it made of the last ones; comparing two lists of fie
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway.errors import GatewayError, MalformedMessage
 from gateway.headers import FieldList, FieldTable, RequestFields, request_body_length
 from gateway.paths import is_authority
@@ -30,6 +32,7 @@ class Head:
         client_ip, user_agent: for the records.
         request_id: what a trusted proxy calls this request; "" otherwise.
         block: wire lines for the upstream: fields that are forwarded, framing, forwarding fields.
+        memo: what records spell of requests with this head, by route name.
         refusal: what is wrong with the fields.
     """
 
@@ -41,6 +44,7 @@ class Head:
         "has_host",
         "headers",
         "host",
+        "memo",
         "refusal",
         "request_id",
         "table",
@@ -57,6 +61,7 @@ class Head:
         self.user_agent = ""
         self.request_id = ""
         self.block = b""
+        self.memo: dict[str, Any] = {}
         self.refusal: GatewayError | None = None
         self.has_host = False
         self.traced = False

@@ -207,6 +207,7 @@ class Pipeline:
         observation.client_ip = head.client_ip
         observation.generation = self._generation
         observation.user_agent = head.user_agent
+        observation.memo = head.memo
         observation.host = exchange.host = head.host
         trace = observation.trace
         if head.request_id:

@@ -31,10 +31,14 @@ class NullExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+MEMO: dict[str, object] = {}
+
+
 def observation(trace: Trace) -> Observation:
     seen = Observation(time.time_ns(), trace)
     seen.method, seen.host, seen.route, seen.status = "GET", "api.example.gov", ROUTE, 200
     seen.service, seen.client_ip, seen.peer_ip, seen.client_port = "patients", "192.0.2.7", "10.0.0.1", 50123
+    seen.memo = MEMO  # Shared by the requests of a connection, as the pipeline shares it.
     seen.user_agent, seen.principal, seen.request_id = USER_AGENT, PRINCIPAL, "01JD8ZQ4Y0Y8WJ5R3"
     seen.response_bytes, seen.limits, seen.path_params = 512, (("per-client", 37), ("daily", 9921)), {"id": "17"}
     attempt = Try("node-1/patients-1", "10.0.0.9:9001", 77, time.time_ns())

@@ -6,7 +6,8 @@ from typing import Literal
 
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.observation import Observation
-from gateway.telemetry.record import TimeText, json_line, milliseconds, word
+from gateway.telemetry.record import MAXIMUM_LINE_BYTES, TimeText, json_line, milliseconds, quoted, word
+from gateway.telemetry.spelling import spelling_of
 
 
 class AccessLog:
@@ -28,6 +29,24 @@ class AccessLog:
         self._offer(self._line(observation))
 
     def _json_line(self, observation: Observation) -> bytes:
+        route = observation.route
+        tries = observation.tries
+        if route is None or not tries:
+            return self._any_line(observation)
+        known = spelling_of(observation, route)
+        text = (
+            f'{{"time":"{self._time.format(observation.ended_ns)}",{known.method_route},"status":{observation.status},'
+            f'"duration_ms":{milliseconds(observation.started_ns, observation.ended_ns)},"bytes":{observation.response_bytes},'
+            f'{known.access},"service":{quoted(observation.service) if observation.service else "null"},'
+            f'"instance":{quoted(tries[-1].instance)},'
+            f'"trace_id":"{observation.trace.trace_id_hex}","request_id":"{observation.request_id}"}}\n'
+        )
+        if len(text) <= MAXIMUM_LINE_BYTES and "\x7f" not in text and text.isascii():
+            return text.encode("ascii")
+        return self._any_line(observation)
+
+    def _any_line(self, observation: Observation) -> bytes:
+        """The line of any request, every text cut and escaped as needed."""
         route = observation.route
         principal = observation.principal
         tries = observation.tries

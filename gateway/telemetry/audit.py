@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import orjson
 
-from gateway.auth.principal import Principal
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.observation import Observation
-from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, word
+from gateway.telemetry.record import MAXIMUM_LINE_BYTES, MAXIMUM_TEXT, TimeText, json_line, milliseconds, quoted, word
+from gateway.telemetry.spelling import principal_text, spelling_of
 
 EventKind = Literal["admin", "config", "start", "stop", "checkpoint"]
 NO_DETAIL: Mapping[str, object] = MappingProxyType({})
@@ -38,6 +38,7 @@ class Audit:
         self._replica = replica
         self._time = time
         self._sequence = 0
+        self._who = f'"replica":{quoted(replica)},"event":"request",'
         self._appends = tuple(writer.append for writer in self._writers)
         #: Records that some sink lost, because even its reserve was used up.
         self.dropped = 0
@@ -83,6 +84,28 @@ class Audit:
 
     def _json_request(self, observation: Observation) -> bytes:
         route = observation.route
+        tries = observation.tries
+        if route is None or len(tries) != 1 or _is_notable(observation):
+            return self._any_request(observation)
+        last = tries[0]
+        known = spelling_of(observation, route)
+        params = orjson.dumps(_allowed(observation.path_params, route.audit_path_params)).decode() if route.audit_path_params else "{}"
+        limits = ",".join([f'{{"name":{quoted(name)},"remaining":{remaining}}}' for name, remaining in observation.limits])
+        text = (
+            f'{{"time":"{self._time.format(observation.ended_ns)}","seq":{self._sequence},{self._who}'
+            f'"trace_id":"{observation.trace.trace_id_hex}","request_id":"{observation.request_id}",'
+            f'{known.who}{params}{known.host}{observation.request_bytes}}},"decision":"allow","reason":null,"limits":[{limits}],'
+            f'"response":{{"status":{observation.status},"bytes":{observation.response_bytes}}},'
+            f'"upstream":{{"service":{quoted(last.service or observation.service)},"instance":{quoted(last.instance)},"attempts":1}},'
+            f'"duration_ms":{milliseconds(observation.started_ns, observation.ended_ns)},"generation":{observation.generation}}}\n'
+        )
+        if len(text) <= MAXIMUM_LINE_BYTES and "\x7f" not in text and text.isascii():
+            return text.encode("ascii")
+        return self._any_request(observation)
+
+    def _any_request(self, observation: Observation) -> bytes:
+        """The record of any request, every text cut and escaped as needed."""
+        route = observation.route
         principal = observation.principal
         tries = observation.tries
         record: dict[str, Any] = {
@@ -98,7 +121,7 @@ class Audit:
                 "peer_ip": observation.peer_ip,
                 "user_agent": observation.user_agent[:MAXIMUM_TEXT],
             },
-            "principal": None if principal is None else principal.memo.get(Audit) or _principal(principal),
+            "principal": None if principal is None else orjson.Fragment(principal_text(principal)),
             "request": {
                 "method": observation.method,
                 "route": None if route is None else route.name,
@@ -120,18 +143,9 @@ class Audit:
         return json_line(record)
 
 
-def _principal(principal: Principal) -> orjson.Fragment:
-    """The principal's part of a record, made once and kept with the cached token."""
-    part = {
-        "subject": principal.subject,
-        "issuer": principal.issuer,
-        "client": principal.client,
-        "scopes": sorted(principal.scopes),
-        "token_id": principal.token_id,
-    }
-    fragment = orjson.Fragment(json_line(part).rstrip(b"\n"))
-    principal.memo[Audit] = fragment
-    return fragment
+def _is_notable(observation: Observation) -> bool:
+    """Whether anything but an admitted and answered request is to be told."""
+    return bool(observation.code or observation.reason or observation.shadow_limited) or observation.store_mode != "shared"
 
 
 def _allowed(path_params: Mapping[str, object], names: tuple[str, ...]) -> dict[str, str]:

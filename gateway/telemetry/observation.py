@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateway.auth.principal import Principal
@@ -57,7 +57,7 @@ class Observation:
     the error code of CONTRACT section 5, empty when the request was admitted and answered; `reason` is the finer word for records. `limits`
     are (name, remaining), `limited` the names of those that refused. `service` is empty for local targets. `denied` is True when a step
     before the target refused. `request_bytes` and `response_bytes` count bodies. `peer_ip` is the socket's, `client_ip` what trusted
-    proxies said.
+    proxies said. `memo` is shared by requests with the same fields on the same connection: records keep there what they spell from those.
     """
 
     __slots__ = (
@@ -70,6 +70,7 @@ class Observation:
         "host",
         "limited",
         "limits",
+        "memo",
         "method",
         "path_params",
         "peer_ip",
@@ -117,4 +118,5 @@ class Observation:
         self.path_params: Mapping[str, object] = {}
         self.tries: list[Try] = []
         self.generation = 1
+        self.memo: dict[str, Any] = {}
         self.store_mode = "shared"

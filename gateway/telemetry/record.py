@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from json.encoder import encode_basestring_ascii
 from time import gmtime, strftime
 from typing import Any
 
@@ -15,6 +16,10 @@ MAXIMUM_LINE_BYTES = 4096
 _NANOSECONDS = 1_000_000_000
 # What may stand in a text line as it is: graphic ASCII. The rest, the space among it, would let a value look like two fields.
 _NOT_GRAPHIC = re.compile(r"[^!#-\[\]-~]")
+
+
+#: A text as JSON in ASCII, with its quotes. DEL passes as it is.
+quoted = encode_basestring_ascii
 
 
 class TimeText:

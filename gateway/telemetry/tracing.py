@@ -21,8 +21,8 @@ from gateway.telemetry.trace_context import Propagator, Trace, new_span_id
 __all__ = ["Trace", "Tracer"]
 
 MAXIMUM_QUEUED_SPANS = 8192
-# Encoding takes 5 us a span in a thread that shares the interpreter with the event loop: a batch takes about half a switch interval
-# (5 ms), so a request never waits longer for the interpreter than that.
+# Encoding takes 5 us a span in a thread that shares the interpreter with the event loop: 512 spans are half of one switch interval
+# (5 ms), so a request never waits longer for the interpreter than that; and a post of its own costs 1 ms, whatever is in it.
 EXPORT_BATCH_SPANS = 512
 EXPORT_DELAY_MILLISECONDS = 1000.0
 EXPORT_TIMEOUT_SECONDS = 5.0

@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.route import Route
 from gateway.telemetry import lines
+from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.audit import Audit
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.record import TimeText
-from tests.support.observations import ROUTE, TRACE_ID, attempt, observation
+from tests.support.observations import ROUTE, TRACE_ID, attempt, observation, principal
 
+OTHER_ROUTE = Route(name="get-patient", path="/people/{id}", target="patients")
 HOSTILE = 'x"\r\nAUDIT: GET /admin -> 200\x00\u2028'
 
 
@@ -191,9 +196,55 @@ def test_the_principal_is_spelled_once(tmp_path: Path) -> None:
     trail.audit.observe(seen)
     trail.audit.observe(seen)
     assert seen.principal is not None
-    assert list(seen.principal.memo) == [Audit]
+    assert len(seen.principal.memo) == 1
     first, second = trail.records()
     assert first["principal"] == second["principal"]
+
+
+TEXT = st.text(max_size=300)
+
+
+@given(
+    agent=TEXT,
+    host=TEXT,
+    instance=TEXT,
+    service=TEXT,
+    param=TEXT,
+    limit=st.text("abc-%", max_size=5),
+    numbers=st.tuples(*[st.integers(0, 10**12)] * 3),
+)
+def test_the_quick_spelling_says_what_the_full_one_says(
+    agent: str, host: str, instance: str, service: str, param: str, limit: str, numbers: tuple[int, int, int]
+) -> None:
+    """CONTRACT section 7: one record, however it was put together. The second request finds the first one's spelling."""
+    audit = Audit([], format="json", replica="r-1", time=TimeText())
+    log = AccessLog(Forgetful(), format="json", time=TimeText())  # type: ignore[arg-type]  # only `offer` is used
+    memo: dict[str, object] = {}
+    for received in (numbers[1], 0):
+        tried = attempt()
+        tried.instance = instance
+        seen = observation(
+            user_agent=agent, host=host, service=service, path_params={"id": param}, limits=((limit, numbers[0]),), memo=memo, tries=[tried]
+        )
+        seen.request_bytes, seen.response_bytes = received, numbers[2]
+        for quick, full in ((audit._json_request(seen), audit._any_request(seen)), (log._json_line(seen), log._any_line(seen))):
+            assert quick.isascii()
+            assert quick.count(b"\n") == 1
+            assert orjson.loads(quick) == orjson.loads(full)
+
+
+@pytest.mark.parametrize("change", [{"principal": None}, {"principal": principal()}, {"method": "HEAD"}, {"route": OTHER_ROUTE}])
+def test_a_spelling_is_used_for_its_own_requests_only(change: dict[str, object]) -> None:
+    audit = Audit([], format="json", replica="r-1", time=TimeText())
+    memo: dict[str, object] = {}
+    audit._json_request(observation(memo=memo))
+    changed = observation(memo=memo, **change)
+    assert orjson.loads(audit._json_request(changed)) == orjson.loads(audit._any_request(changed))
+
+
+class Forgetful:
+    def offer(self, line: bytes) -> bool:
+        return True
 
 
 def test_every_sink_gets_every_record(tmp_path: Path) -> None:
