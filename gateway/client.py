@@ -9,7 +9,7 @@ import asyncio
 import http.cookiejar
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from random import getrandbits
 
 import httpx
@@ -141,7 +141,22 @@ class ClientExchange(Exchange):
             self._wake.clear()
             await self._wake.wait()
         if self._error is not None:
-            raise httpx.RemoteProtocolError(self._error.detail)
+            raise _transport_error(self._error)(f"{self._error.detail} ({self._error.reason})") from self._error
+
+
+def _transport_error(error: GatewayError) -> type[httpx.TransportError]:
+    """What httpx calls such an error."""
+    if error.reason in _NEVER_CONNECTED:
+        return _NEVER_CONNECTED[error.reason]
+    return httpx.ReadTimeout if isinstance(error, GatewayTimeout) else httpx.RemoteProtocolError
+
+
+_NEVER_CONNECTED: Mapping[str, type[httpx.TransportError]] = {
+    "no_instance": httpx.ConnectError,
+    "upstream_connect_failure": httpx.ConnectError,
+    "upstream_connect_timeout": httpx.ConnectTimeout,
+    "upstream_tls_failure": httpx.ConnectError,
+}
 
 
 class _BodyStream(httpx.AsyncByteStream):
@@ -177,10 +192,8 @@ class ServiceTransport(httpx.AsyncBaseTransport):
         exchange.task = asyncio.get_running_loop().create_task(exchange.run(forwarder, shape))
         try:
             head = await exchange.head
-        except GatewayTimeout as error:
-            raise httpx.ReadTimeout(error.detail, request=request) from error
         except GatewayError as error:
-            raise httpx.ConnectError(f"{error.detail} ({error.reason})", request=request) from error
+            raise _transport_error(error)(f"{error.detail} ({error.reason})", request=request) from error
         except asyncio.CancelledError:
             exchange.task.cancel()
             raise

@@ -213,7 +213,7 @@ async def _serving_wire(app: BackendAPIGateway, sock: socket.socket) -> AsyncIte
     """Our protocol on a bare asyncio server: uvicorn's own loop looks around only ten times a second, which tests need not wait for."""
     face = app._face
     runtime = await face.open()
-    config = uvicorn.Config(face, log_config=None, http="httptools", ws="none", lifespan="off")
+    config = uvicorn.Config(face, log_config=None, http="httptools", ws="none", lifespan="off", proxy_headers=False)
     config.load()
     state = ServerState()
     state.default_headers = [(b"date", b"Mon, 23 Nov 2026 00:58:45 GMT")]

@@ -323,10 +323,10 @@ def test_chunks_over_the_bound_are_refused_on_the_way(stage: Stage, adapter: Ada
                 await client.send(CHUNKED_POST + b"".join(pieces) + b"0\r\n\r\n")
             else:
                 await client.send(CHUNKED_POST)
-                for piece in pieces:
+                # No more than is too much: a server that doesn't linger would answer the rest with a reset.
+                for piece in pieces[:3]:
                     await client.send(piece)
                     await asyncio.sleep(0.02)
-                await client.send(b"0\r\n\r\n")
             response = await client.response()
             assert (response.status, response.problem["code"]) == (413, "body_too_large")
             await gateway.idle()
