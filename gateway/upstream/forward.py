@@ -94,17 +94,33 @@ class Forwarder:
         deadline = self._loop.time() + total if total else 0.0
         endpoint = self._pick(key, ())
         for fresh in (False, True):
+            attempt = self._begin(exchange, endpoint)
+            sent_at = self._loop.time()
+            tried = endpoint
+            failed = True
             try:
-                await self._attempt(exchange, shape, head, endpoint, deadline, fresh=fresh)
+                await self._converse(exchange, shape, head, endpoint, deadline, attempt, fresh=fresh)
+                failed = attempt.status >= 500
                 return
             except _Retry as retry:
+                attempt.error = retry.error.reason
                 if fresh:
                     raise retry.error from retry
                 if retry.never_sent:
-                    other = self._picker.pick(key, (endpoint,))
-                    if other is None:
-                        raise retry.error from retry
-                    endpoint = other
+                    endpoint = self._other(key, endpoint, retry)
+            except GatewayError as error:
+                attempt.error = error.reason
+                # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
+                failed = isinstance(error, (BadGateway, GatewayTimeout))
+                raise
+            except BaseException:
+                attempt.error = "client_gone"
+                failed = False
+                raise
+            finally:
+                tried.active -= 1
+                tried.finished((attempt.answered or self._loop.time()) - sent_at, failed)
+                attempt.ended_ns = time.time_ns()
 
     def _pick(self, key: bytes | None, exclude: Container[Endpoint]) -> Endpoint:
         endpoint = self._picker.pick(key, exclude)
@@ -112,39 +128,23 @@ class Forwarder:
             raise Unavailable("no_instance", "No instance of the service is available.")
         return endpoint
 
-    async def _attempt(
-        self, exchange: Exchange, shape: RequestShape, head: bytes, endpoint: Endpoint, deadline: float, *, fresh: bool
-    ) -> None:
-        trace = exchange.observation.trace
-        span_id = new_span_id()
-        attempt = Try(endpoint.instance.id, endpoint.address, span_id, time.time_ns())
-        if exchange.observation.service != self.name:
+    def _other(self, key: bytes | None, tried: Endpoint, retry: _Retry) -> Endpoint:
+        """Where to try again after a connection could not be made: another instance (SPEC R2)."""
+        other = self._picker.pick(key, (tried,))
+        if other is None:
+            raise retry.error from retry
+        return other
+
+    def _begin(self, exchange: Exchange, endpoint: Endpoint) -> Try:
+        """Note a try, and that the endpoint is busy with it."""
+        observation = exchange.observation
+        attempt = Try(endpoint.instance.id, endpoint.address, new_span_id(), time.time_ns())
+        if observation.service != self.name:
             # A handler's call, which may be one of several to several services.
             attempt.service, attempt.method = self.name, exchange.method
-        exchange.observation.tries.append(attempt)
-        head += trace.propagation_lines(span_id)
-        started = self._loop.time()
-        failed = True
+        observation.tries.append(attempt)
         endpoint.active += 1
-        try:
-            await self._converse(exchange, shape, head, endpoint, deadline, attempt, fresh=fresh)
-            failed = attempt.status >= 500
-        except _Retry as retry:
-            attempt.error = retry.error.reason
-            raise
-        except GatewayError as error:
-            attempt.error = error.reason
-            # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
-            failed = isinstance(error, (BadGateway, GatewayTimeout))
-            raise
-        except BaseException:
-            attempt.error = "client_gone"
-            failed = False
-            raise
-        finally:
-            endpoint.active -= 1
-            endpoint.finished((attempt.answered or self._loop.time()) - started, failed)
-            attempt.ended_ns = time.time_ns()
+        return attempt
 
     async def _converse(
         self,
@@ -167,7 +167,8 @@ class Forwarder:
         exchange.upstream = connection
         try:
             # Only now: more of the body may have come while we connected.
-            data = b"%b\r\n%b" % (head, exchange.first_body())
+            trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
+            data = b"%b%b\r\n%b" % (head, trace_lines, exchange.first_body())
             response = connection.begin(data, exchange, shape.timeouts, deadline, head_request=exchange.method == "HEAD")
             exchange.begin_upload(connection)
             connection.touch()
