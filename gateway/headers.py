@@ -204,7 +204,7 @@ def request_body_length(fields: RequestFields) -> int | None:
     if coding is not None:
         if length is not None:
             raise MalformedMessage("The request has both Transfer-Encoding and Content-Length.", reason="framing_conflict")
-        if coding.strip().lower() != b"chunked" or len(fields.all(b"transfer-encoding")) > 1:
+        if coding.strip(b" \t").lower() != b"chunked" or len(fields.all(b"transfer-encoding")) > 1:
             raise MalformedMessage("The only transfer coding accepted is chunked.", reason="transfer_encoding")
         return None
     if length is None:
