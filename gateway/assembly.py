@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 
-from discovery.consul import Consul
+from discovery.consul import Consul, ConsulError
 from discovery.directory import Directory, Watched
 from discovery.endpoint import Endpoint
 from discovery.static import StaticSource
@@ -33,7 +33,7 @@ from gateway.plan import RoutePlan, request_shape
 from gateway.route import Route, Service
 from gateway.router import EVERY_METHOD, Router
 from gateway.server.protocol import Front
-from gateway.settings import Settings
+from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import endpoints_source
@@ -48,6 +48,8 @@ UPSTREAM_TICK_SECONDS = 0.05
 #: Clients are timed in seconds.
 CLIENT_TICK_SECONDS = 0.25
 TELEMETRY_CLOSE_SECONDS = 3.0
+#: Where nothing bounds the life of a credential, a revocation is forgotten after a year: longer than anybody lets a token live.
+UNBOUNDED_LIFE_SECONDS = 366 * 86_400.0
 
 
 def gateway_version() -> str:
@@ -61,6 +63,26 @@ def gateway_version() -> str:
 def replica_name() -> str:
     """A name for this process that no other one has: records of two processes must never share a sequence."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def longest_life(authentication: AuthenticationSettings) -> float:
+    """Seconds that a credential may be good for: how long a revocation lasts that names no end."""
+    if authentication.api_keys is not None or authentication.introspection is not None:
+        return UNBOUNDED_LIFE_SECONDS
+    lives = [
+        issuer.maximum_lifetime + 2 * issuer.leeway if issuer.maximum_lifetime else UNBOUNDED_LIFE_SECONDS
+        for issuer in authentication.issuers
+    ]
+    return max(lives, default=UNBOUNDED_LIFE_SECONDS)
+
+
+def _consul(settings: Settings) -> Consul | None:
+    if settings.consul is None:
+        return None
+    try:
+        return Consul(settings.consul)
+    except ConsulError as exc:
+        raise ConfigError(f"discovery.consul: {exc}") from exc
 
 
 class Runtime:
@@ -77,7 +99,7 @@ class Runtime:
         self.store = store
         self._embedded = embedded
         self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
-        self.consul = Consul(settings.consul) if settings.consul is not None else None
+        self.consul = _consul(settings)
         self.directory = Directory({name: self._watched(service) for name, service in settings.services.items()}, on_left=close_pools)
         self.telemetry = Telemetry(
             settings.telemetry,
@@ -88,7 +110,7 @@ class Runtime:
         )
         self.admission = Admission(store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics)
         self.authenticator = Authenticator(settings.authentication, self.http, store.client)
-        self.revocations = Revocations(store)
+        self.revocations = Revocations(store, maximum_lifetime_seconds=longest_life(settings.authentication))
         self.upstream_deadlines = Deadlines(UPSTREAM_TICK_SECONDS)
         self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
         self.forwarders: dict[str, Forwarder] = {}

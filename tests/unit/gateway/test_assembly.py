@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from discovery.instance import ConsulQuery
-from gateway.assembly import Runtime, open_runtime, replica_name, with_store_url
+from discovery.instance import ConsulAgent, ConsulQuery
+from gateway.assembly import UNBOUNDED_LIFE_SECONDS, Runtime, longest_life, open_runtime, replica_name, with_store_url
 from gateway.errors import ConfigError
 from gateway.route import Service
-from gateway.settings import AuditSettings, Settings, StateSettings
+from gateway.settings import ApiKeys, AuditSettings, AuthenticationSettings, Issuer, Settings, StateSettings
 from gateway.store.redis import Store
 
 AWAY = StateSettings(url="redis://127.0.0.1:1/0")
@@ -35,6 +35,40 @@ def test_service_in_consul_needs_consul() -> None:
         await open_runtime(Settings(state=AWAY, services={"patients": service}, audit=AuditSettings(sink=())))
 
     with pytest.raises(ConfigError, match=r"services\.patients\.consul: discovery\.consul is not configured"):
+        asyncio.run(main())
+
+
+def issuer(maximum_lifetime: float = 0.0, leeway: float = 30.0) -> Issuer:
+    return Issuer(
+        name="login",
+        issuer="https://login.example.gov",
+        audience=("hms",),
+        jwks_file="keys.json",
+        maximum_lifetime=maximum_lifetime,
+        leeway=leeway,
+    )
+
+
+@pytest.mark.parametrize(
+    ("authentication", "seconds"),
+    [
+        (AuthenticationSettings(issuers=(issuer(maximum_lifetime=3600, leeway=30),)), 3660),
+        (AuthenticationSettings(issuers=(issuer(maximum_lifetime=3600, leeway=0), issuer(maximum_lifetime=7200, leeway=0))), 7200),
+        (AuthenticationSettings(issuers=(issuer(maximum_lifetime=3600), issuer())), UNBOUNDED_LIFE_SECONDS),
+        (AuthenticationSettings(issuers=(issuer(maximum_lifetime=3600),), api_keys=ApiKeys()), UNBOUNDED_LIFE_SECONDS),
+        (AuthenticationSettings(), UNBOUNDED_LIFE_SECONDS),
+    ],
+)
+def test_a_revocation_lasts_as_long_as_any_credential_may(authentication: AuthenticationSettings, seconds: float) -> None:
+    """V1: an entry without an end must not end before the last token that it concerns."""
+    assert longest_life(authentication) == seconds
+
+
+def test_consul_that_can_not_be_used_fails_the_start() -> None:
+    async def main() -> None:
+        await open_runtime(Settings(state=AWAY, consul=ConsulAgent(url="ftp://127.0.0.1"), audit=AuditSettings(sink=())))
+
+    with pytest.raises(ConfigError, match=r"discovery\.consul: "):
         asyncio.run(main())
 
 
