@@ -134,7 +134,8 @@ class WireExchange(Exchange):
 
     @property
     def replayable(self) -> bool:
-        return self._body_done
+        # What was uploaded piece by piece is not here any more.
+        return self._body_done and self._upload is None
 
     def first_body(self) -> bytes:
         chunks = self._chunks

@@ -9,6 +9,7 @@ import pytest
 from tests.integration.wire.conftest import Stage
 from tests.support.gateway_process import ADAPTERS, GET, Adapter, run
 from tests.support.recording_upstream import OK, Link, Script, answering, in_turn
+from tests.support.redis_server import until
 
 both = pytest.mark.parametrize("adapter", ADAPTERS)
 NEXT = b"GET /s/next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -263,6 +264,32 @@ def test_an_idempotent_request_on_a_stale_connection_is_sent_once_more(stage: St
             assert upstream.links[1].requests[0].body == (b"hello" if message is PUT else b"")
             assert (await gateway.record())["upstream"]["attempts"] == 2
             await gateway.idle()
+
+    run(main())
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_body_that_is_not_here_any_more_is_not_sent_again(stage: Stage, framing: str) -> None:
+    """R1: an idempotent request whose body was uploaded piece by piece; rather no answer than one to a request without its body."""
+    line, body = (b"Content-Length: 5", b"hello") if framing == "length" else (b"Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")
+    got_all = asyncio.Event()
+
+    async def stale(link: Link) -> None:
+        await link.request()
+        await link.send(OK)
+        await link.request()
+        got_all.set()
+        link.reset()
+
+    async def main() -> None:
+        async with stage(in_turn(stale, answering(OK))) as (gateway, upstream):
+            client = await gateway.connect()
+            assert (await client.ask(GET)).status == 200
+            await client.send(b"PUT /s/x HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % line)
+            await until(lambda: len(upstream.requests) == 2, "the head")
+            response = await client.ask(body)
+            assert got_all.is_set()
+            assert (response.status, len(upstream.links)) == (502, 1)
 
     run(main())
 
