@@ -83,6 +83,7 @@ class AdminSite:
     async def metrics(self, request: Request) -> Response:
         """Prometheus exposition."""
         accept = request.headers.get("accept", "")
+        self._runtime.telemetry.tell()
         return Response(self._runtime.telemetry.render(accept), headers={"content-type": content_type(accept)})
 
     # For the admin token
