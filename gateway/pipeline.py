@@ -165,7 +165,7 @@ class Pipeline:
             plan = exchange.plan
             assert plan is not None
             self._check_room(exchange, plan)
-            if plan.authenticate:
+            if plan.authenticate and not self._is_known(exchange):
                 await self._authenticate(exchange, plan)
             plan.authorize(exchange.principal)
             if plan.admission.needs(exchange.principal):
@@ -280,18 +280,25 @@ class Pipeline:
         if length is not None and length > plan.max_body_bytes:
             raise BodyTooLarge()
 
-    async def _authenticate(self, exchange: Exchange, plan: RoutePlan) -> None:
+    def _is_known(self, exchange: Exchange) -> bool:
+        """Whether the credentials were verified before and still hold; then the principal is set."""
         fields = exchange.fields
-        authorization = fields.found.get(b"authorization")
-        api_key = fields.found.get(self._api_key_header) if self._api_key_header else None
         if fields.repeated:
             self._refuse_repeated(fields)
-        principal = self._authenticator.cached(authorization, api_key)
-        if principal is None:
-            principal = await self._authenticator.authenticate(authorization, api_key)
-            if principal is None and plan.required:
-                raise Unauthorized()
+        principal = self._authenticator.cached(*self._credentials(fields))
         exchange.principal = exchange.observation.principal = principal
+        return principal is not None
+
+    async def _authenticate(self, exchange: Exchange, plan: RoutePlan) -> None:
+        principal = await self._authenticator.authenticate(*self._credentials(exchange.fields))
+        if principal is None and plan.required:
+            raise Unauthorized()
+        exchange.principal = exchange.observation.principal = principal
+
+    def _credentials(self, fields: RequestFields) -> tuple[bytes | None, bytes | None]:
+        """The values of Authorization and of the API key field."""
+        found = fields.found
+        return found.get(b"authorization"), found.get(self._api_key_header) if self._api_key_header else None
 
     def _refuse_repeated(self, fields: RequestFields) -> None:
         """Exactly one credential: with two, whose is the request?"""
