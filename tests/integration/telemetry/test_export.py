@@ -16,7 +16,8 @@ from tests.support.otlp_receiver import OtlpReceiver
 
 # What 2000 requests may cost while the receiver is in trouble: 20 us each, several times what they cost when all is well.
 REQUESTS = 2000
-CPU_SECONDS = 0.04 * 5
+#: Generous for a busy machine, and far below what it would take if one request in five hundred waited for the receiver (1.5 s each).
+BOUND_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,12 @@ def tracer(endpoint: str, **settings: Any) -> Tracer:
 
 
 def finish_many(made: Tracer) -> float:
-    """CPU seconds of this thread for `REQUESTS` sampled requests."""
+    """Seconds that `REQUESTS` sampled requests take."""
     seen = observation()
-    started = time.thread_time()
+    started = time.monotonic()
     for _ in range(REQUESTS):
         made.finish(seen)
-    return time.thread_time() - started
+    return time.monotonic() - started
 
 
 def test_spans_arrive_as_the_conventions_say(receiver: OtlpReceiver) -> None:
@@ -94,8 +95,8 @@ def test_a_slow_receiver_costs_requests_nothing_and_memory_a_bound(receiver: Otl
     """O5: slow: bounded queue, drops counted, request path unaffected, exit on time."""
     receiver.behave(delay_seconds=1.5)
     made = tracer(receiver.endpoint)
-    cpu_seconds = [finish_many(made) for _ in range(4)]
-    assert min(cpu_seconds) < CPU_SECONDS
+    seconds = [finish_many(made) for _ in range(4)]
+    assert max(seconds) < BOUND_SECONDS
     assert made.dropped >= 4 * 2 * REQUESTS - MAXIMUM_QUEUED_SPANS - 4 * EXPORT_BATCH_SPANS
     started = time.monotonic()
     made.shutdown(0.3)
@@ -108,7 +109,7 @@ def test_a_receiver_that_refuses_costs_spans_and_nothing_else(receiver: OtlpRece
     """O5: refusing: 503 is tried again, 400 is not; either way requests don't notice and the exit is on time."""
     receiver.behave(status=status)
     made = tracer(receiver.endpoint)
-    assert finish_many(made) < CPU_SECONDS
+    assert finish_many(made) < BOUND_SECONDS
     started = time.monotonic()
     made.shutdown(0.5)
     assert time.monotonic() - started < 2.5
@@ -121,7 +122,7 @@ def test_no_receiver_at_all(receiver: OtlpReceiver) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         made = tracer(f"http://127.0.0.1:{unused.getsockname()[1]}")
-        assert finish_many(made) < CPU_SECONDS
+        assert finish_many(made) < BOUND_SECONDS
         started = time.monotonic()
         made.shutdown(0.5)
         assert time.monotonic() - started < 2.5
