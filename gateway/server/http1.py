@@ -7,7 +7,6 @@ layer keeps its own counts, keeps trailers out, checks the head, and hands nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -16,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, HeadersTooLarge, MalformedMessage, UriTooLong
-from gateway.headers import FieldList
+from gateway.headers import FieldList, collector, wire_bytes
 from gateway.settings import Maxima
 
 #: Trailer fields are dropped; this many and no more, so that nobody can send them for ever.
@@ -61,7 +60,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
     def __init__(self, maxima: Maxima, config: Config, server_state: ServerState, app_state: dict[str, Any], loop: Any) -> None:
         # Fields of the head, or of the trailer, that is being read. A closure: the parser calls it for every field.
         self._collected: FieldList = []
-        self.on_header = _collector(self._collected)  # type: ignore[method-assign, assignment]
+        self.on_header = collector(self._collected)  # type: ignore[method-assign, assignment]
         super().__init__(config, server_state, app_state, loop)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._maxima = maxima
@@ -162,7 +161,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         fields = collected[:]
         collected.clear()
         maxima = self._maxima
-        if len(fields) > maxima.headers or (self._message_bytes > maxima.header_bytes and _wire_bytes(fields) > maxima.header_bytes):
+        if len(fields) > maxima.headers or (self._message_bytes > maxima.header_bytes and wire_bytes(fields) > maxima.header_bytes):
             raise HeadersTooLarge()
         parser = self.parser
         version = parser.get_http_version()
@@ -262,15 +261,6 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self._last_request = True
 
 
-def _collector(collected: FieldList) -> Callable[[bytes, bytes], None]:
-    append = collected.append
-
-    def on_header(name: bytes, value: bytes) -> None:
-        append((name.lower(), value))
-
-    return on_header
-
-
 def _body_with_upgrade(fields: FieldList) -> int:
     """Bytes of the body of a request that offers an upgrade.
 
@@ -283,7 +273,3 @@ def _body_with_upgrade(fields: FieldList) -> int:
         if name == b"content-length":
             return int(value)
     return 0
-
-
-def _wire_bytes(fields: FieldList) -> int:
-    return sum(len(name) + len(value) + 4 for name, value in fields)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.observation import Observation
-from gateway.telemetry.record import MAXIMUM_LINE_BYTES, TimeText, json_line, milliseconds, quoted, word
+from gateway.telemetry.record import TimeText, json_line, milliseconds, plain_line, quoted, word
 from gateway.telemetry.spelling import spelling_of
 
 
@@ -41,9 +41,7 @@ class AccessLog:
             f'"instance":{quoted(tries[-1].instance)},'
             f'"trace_id":"{observation.trace.trace_id_hex}","request_id":"{observation.request_id}"}}\n'
         )
-        if len(text) <= MAXIMUM_LINE_BYTES and "\x7f" not in text and text.isascii():
-            return text.encode("ascii")
-        return self._any_line(observation)
+        return plain_line(text) or self._any_line(observation)
 
     def _any_line(self, observation: Observation) -> bytes:
         """The line of any request, every text cut and escaped as needed."""

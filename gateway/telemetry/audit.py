@@ -14,7 +14,7 @@ import orjson
 
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.observation import Observation
-from gateway.telemetry.record import MAXIMUM_LINE_BYTES, MAXIMUM_TEXT, TimeText, json_line, milliseconds, quoted, word
+from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, plain_line, quoted, word
 from gateway.telemetry.spelling import principal_text, spelling_of
 
 EventKind = Literal["admin", "config", "start", "stop", "checkpoint"]
@@ -102,9 +102,7 @@ class Audit:
             f'"upstream":{{"service":{quoted(last.service or observation.service)},"instance":{quoted(last.instance)},"attempts":1}},'
             f'"duration_ms":{milliseconds(observation.started_ns, observation.ended_ns)},"generation":{observation.generation}}}\n'
         )
-        if len(text) <= MAXIMUM_LINE_BYTES and "\x7f" not in text and text.isascii():
-            return text.encode("ascii")
-        return self._any_request(observation)
+        return plain_line(text) or self._any_request(observation)
 
     def _any_request(self, observation: Observation) -> bytes:
         """The record of any request, every text cut and escaped as needed."""

@@ -55,6 +55,13 @@ def milliseconds(started_ns: int, ended_ns: int) -> float:
     return (ended_ns - started_ns) // 1000 / 1000
 
 
+def plain_line(text: str) -> bytes | None:
+    """A line that was spelled by hand, as bytes; None when it holds what `json_line` would have to escape or cut."""
+    if len(text) <= MAXIMUM_LINE_BYTES and "\x7f" not in text and text.isascii():
+        return text.encode("ascii")
+    return None
+
+
 def json_line(record: dict[str, Any]) -> bytes:
     """The record as one line of JSON in plain ASCII; every text in a line that would be very long is cut.
 

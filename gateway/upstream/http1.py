@@ -10,13 +10,12 @@ make the connection unusable and the response an error, never a mixed one (RFC 9
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 import httptools
 
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout
-from gateway.headers import BODILESS, FieldList, connection_options
+from gateway.headers import BODILESS, FieldList, collector, connection_options, wire_bytes
 from gateway.route import Timeouts
 
 #: Response header bytes and fields that we take from an upstream; nginx and Envoy draw the line near 32-64 KiB and 100 fields too.
@@ -107,7 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         # Fields of the head, or of the trailer, that is being read. A closure: the parser calls it for every field.
         self._collected: FieldList = []
-        self.on_header = _collector(self._collected)
+        self.on_header = collector(self._collected)
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
         self.write_paused = False
@@ -311,7 +310,7 @@ class UpstreamConnection(asyncio.Protocol):
         # What comes to the list from now on are trailers: kept apart, which here means dropped (RFC 9110 section 6.5.1).
         fields = collected[:]
         collected.clear()
-        if len(fields) > MAX_FIELDS or (self._head_bytes > MAX_HEAD_BYTES and _wire_bytes(fields) > MAX_HEAD_BYTES):
+        if len(fields) > MAX_FIELDS or (self._head_bytes > MAX_HEAD_BYTES and wire_bytes(fields) > MAX_HEAD_BYTES):
             raise BadGateway(reason="upstream_header_too_large")
         parser = self._parser
         status = parser.get_status_code()
@@ -439,16 +438,3 @@ def response_head(fields: FieldList, status: int) -> ResponseHead:
     if chunked and length is not None:
         raise BadGateway(reason="upstream_framing")
     return ResponseHead(status, fields, length, chunked, dated)
-
-
-def _collector(collected: FieldList) -> Callable[[bytes, bytes], None]:
-    append = collected.append
-
-    def on_header(name: bytes, value: bytes) -> None:
-        append((name.lower(), value))
-
-    return on_header
-
-
-def _wire_bytes(fields: FieldList) -> int:
-    return sum(len(name) + len(value) + 4 for name, value in fields)
