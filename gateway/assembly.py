@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -94,7 +93,6 @@ class Runtime:
     def __init__(self, settings: Settings, store: Store, embedded: EmbeddedServer | None, replica: str) -> None:
         self.settings = settings
         self.replica = replica
-        self.started_at = time.time()
         self.generation = 1
         self.store = store
         self._embedded = embedded
