@@ -111,7 +111,8 @@ class Registration:
     async def __aenter__(self) -> Self:
         self.start()
         try:
-            await asyncio.wait_for(self._attempted.wait(), FIRST_ATTEMPT_SECONDS)
+            async with asyncio.timeout(FIRST_ATTEMPT_SECONDS):
+                await self._attempted.wait()
         except TimeoutError:
             logger.warning("%s: Consul does not answer; the registration goes on in the background", self.id)
         return self

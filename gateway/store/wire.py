@@ -131,9 +131,10 @@ class Wire:
         """Ends the connection for good. What waits for a reply gets an error."""
         if self._keeper is None:
             return
-        self._keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
+        # Again until it ends: before Python 3.12 asyncio.wait_for, which redis-py uses, swallows a cancellation that arrives with a result.
+        while not self._keeper.done():
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper], timeout=0.1)
 
     def send(self, payload: bytes, on_reply: OnReply) -> None:
         """Sends one command. `on_reply` is called exactly once, with the reply or a StoreError, never from within this call.
@@ -187,7 +188,8 @@ class Wire:
 
         link.send(command, on_reply)
         try:
-            reply = await asyncio.wait_for(answered, 1.0)
+            async with asyncio.timeout(1.0):
+                reply = await answered
         except TimeoutError as exc:
             raise StoreError("timeout", "no answer while the connection was prepared") from exc
         if isinstance(reply, StoreError):

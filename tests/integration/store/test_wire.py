@@ -58,6 +58,36 @@ def test_replies_come_in_order_each_to_its_caller(server: RedisServer) -> None:
     run(main())
 
 
+class _Deaf:
+    """Fails instead of being cancelled, as asyncio.wait_for does before Python 3.12 when it is cancelled together with a result."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    async def connect(self) -> AbstractConnection:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise StoreError("unavailable", "refused")
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise StoreError("permission", "NOPERM") from None
+        raise AssertionError("unreachable")
+
+
+def test_closing_ends_even_when_the_cancellation_gets_lost() -> None:
+    async def main() -> None:
+        deaf = _Deaf()
+        wire = Wire(deaf, (), lambda _: None)
+        await wire.open()
+        await until(lambda: deaf.attempts == 2, "the second attempt")
+        async with asyncio.timeout(5):
+            await wire.close()
+        assert repr(wire) == "<Wire down>"
+
+    run(main())
+
+
 @pytest.mark.parametrize("loop_factory", LOOPS, ids=["asyncio", "uvloop"])
 def test_a_lost_connection_answers_everybody_and_comes_back(server: RedisServer, loop_factory: LoopFactory) -> None:
     """F-11, F-12: what was in flight gets an error, exactly once; nothing is sent again."""
