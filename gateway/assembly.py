@@ -7,7 +7,8 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,17 +21,14 @@ from discovery.static import StaticSource
 from gateway.admission.admission import Admission
 from gateway.admission.revocation import Revocations
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.authorization import compile_rule
 from gateway.client import ServiceTransport, service_client
-from gateway.cors import compile_cors
 from gateway.deadlines import Deadlines
 from gateway.errors import ConfigError
-from gateway.headers import FieldTable
-from gateway.peer import TrustedProxies
+from gateway.generation import Draft, Generation, Surroundings
 from gateway.pipeline import Pipeline
 from gateway.plan import RoutePlan, request_shape
 from gateway.route import Route, Service
-from gateway.router import EVERY_METHOD, Router
+from gateway.router import Router
 from gateway.server.protocol import Front
 from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
@@ -38,7 +36,6 @@ from gateway.store.redis import Store
 from gateway.telemetry.metrics import endpoints_source
 from gateway.telemetry.telemetry import Telemetry
 from gateway.upstream.forward import Forwarder, close_pools
-from gateway.upstream.tls import client_context
 
 logger = logging.getLogger("gateway")
 
@@ -85,15 +82,23 @@ def _consul(settings: Settings) -> Consul | None:
 
 
 class Runtime:
-    """A gateway at work in one process: everything that was built from one `Settings`.
+    """A gateway at work in one process: what lives as long as the process, and the generation of its configuration that is at work.
 
     Made by `open_runtime`. `front` is what the server protocol needs, `pipeline` what the ASGI face needs; the rest is for the admin site.
     """
+
+    #: What the generation at work says and is made of; only `_enter` writes here.
+    generation: int
+    routes: Router[RoutePlan]
+    pipeline: Pipeline
+    forwarders: Mapping[str, Forwarder]
+    front: Front
 
     def __init__(self, settings: Settings, store: Store, embedded: EmbeddedServer | None, replica: str) -> None:
         self.settings = settings
         self.replica = replica
         self.generation = 1
+        self.forwarders = {}
         self.store = store
         self._embedded = embedded
         self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
@@ -111,7 +116,6 @@ class Runtime:
         self.revocations = Revocations(store, maximum_lifetime_seconds=longest_life(settings.authentication))
         self.upstream_deadlines = Deadlines(UPSTREAM_TICK_SECONDS)
         self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
-        self.forwarders: dict[str, Forwarder] = {}
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._started = False
         self._was_ready = False
@@ -131,7 +135,8 @@ class Runtime:
         for name in unanswered:
             logger.warning("service %s: no answer from discovery yet; its requests get 503 no_instance until there is", name)
         await self.admission.start()
-        self._compile()
+        draft = self._draft(self.settings)
+        self._enter(draft.finish(self.generation, self.authenticator, self._forwarder))
         self.telemetry.start()
         self._started = True
         self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
@@ -191,50 +196,26 @@ class Runtime:
             self._clients[name] = client
         return client
 
-    # Compiling
+    # Generations
 
-    def _compile(self) -> None:
-        settings = self.settings
-        for service in settings.services.values():
-            view = self.directory.service(service.name)
-            self.forwarders[service.name] = Forwarder(service, view, client_context(service.tls, service.name), self.upstream_deadlines)
-        self.routes: Router[RoutePlan] = Router([(route, self._plan(route)) for route in settings.routes])
-        api_keys = settings.authentication.api_keys
-        api_key_header = api_keys.header.encode("ascii") if api_keys is not None else b""
-        server = settings.server
-        self.pipeline = Pipeline(
-            routes=self.routes,
-            fields=FieldTable((api_key_header,) if api_key_header else ()),
-            tracer=self.telemetry.tracer,
-            authenticator=self.authenticator,
-            admission=self.admission,
-            observer=self.telemetry,
-            api_key_header=api_key_header,
-            max_in_flight=server.max.in_flight,
-            generation=self.generation,
-        )
-        self.front = Front(self.pipeline, server.max, server.timeouts, TrustedProxies(server.trusted_proxies), self.client_deadlines)
-        self.telemetry.metrics.generation(self.generation)
+    def _draft(self, settings: Settings, published: tuple[Route, ...] = ()) -> Draft:
+        surroundings = Surroundings(self.admission.plan, self.admission, self.telemetry.tracer, self.telemetry)
+        return Draft(settings, published, surroundings)
 
-    def _plan(self, route: Route) -> RoutePlan:
-        where = route.line or f"route {route.name}"
-        forwarder = shape = None
-        if isinstance(route.target, str):
-            service = self.settings.services.get(route.target)
-            if service is None:
-                known = ", ".join(sorted(self.settings.services)) or "none"
-                raise ConfigError(f"{where}: no service is named {route.target!r}; defined services: {known}")
-            forwarder = self.forwarders[route.target]
-            shape = request_shape(route, service)
-        return RoutePlan(
-            route,
-            authorize=compile_rule(route),
-            admission=self.admission.plan(route),
-            cors=compile_cors(route.cors, route.methods or EVERY_METHOD, where),
-            max_body_bytes=self.settings.server.max.body_bytes,
-            forwarder=forwarder,
-            shape=shape,
-        )
+    def _enter(self, generation: Generation) -> None:
+        """Put a generation to work: requests that begin from now on are its."""
+        self.generation = generation.number
+        self.settings = generation.settings
+        self.authenticator = generation.authenticator
+        self.routes = generation.routes
+        self.forwarders = generation.forwarders
+        self.pipeline = generation.pipeline
+        server = generation.settings.server
+        self.front = Front(generation.pipeline, server.max, server.timeouts, generation.proxies, self.client_deadlines)
+        self.telemetry.metrics.generation(generation.number)
+
+    def _forwarder(self, service: Service, context: ssl.SSLContext) -> Forwarder:
+        return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines)
 
     def _watched(self, service: Service) -> Watched:
         if service.consul is None:

@@ -33,7 +33,7 @@ class RoutePlan:
         admission: what is asked of the store.
         cors: cross-origin rules; a null object when there are none.
         max_body_bytes: largest request body.
-        forwarder, shape: for a service target.
+        shape: for a service target.
     """
 
     __slots__ = (
@@ -60,7 +60,6 @@ class RoutePlan:
         admission: AdmissionPlan,
         cors: CorsRules,
         max_body_bytes: int,
-        forwarder: Forward | None = None,
         shape: RequestShape | None = None,
     ) -> None:
         self.route = route
@@ -72,7 +71,8 @@ class RoutePlan:
         self.max_body_bytes = route.max_body_bytes or max_body_bytes
         self.local: Local | None = route.target if isinstance(route.target, Local) else None
         self.service = route.target if isinstance(route.target, str) else ""
-        self.forwarder = forwarder
+        #: The upstream side of a service target, once discovery knows the service.
+        self.forwarder: Forward | None = None
         self.shape = shape
         rules = route.response_headers
         self.response_lines = field_lines(rules.set)

@@ -135,9 +135,9 @@ async def bench(request: bytes, answer: bytes, requests: int, profile: cProfile.
         admission=AdmissionPlan(route, OneShard(), 1),
         cors=compile_cors(None, (), ""),
         max_body_bytes=1 << 20,
-        forwarder=forwarder,
         shape=request_shape(route, service),
     )
+    plan.forwarder = forwarder
     pipeline = Pipeline(
         routes=Router([(route, plan)]),
         fields=FieldTable(),
