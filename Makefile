@@ -7,9 +7,11 @@ TYPED := gateway discovery tests
 # Configurations that ship with the repository; each must pass `gateway check`.
 CONFIGS = $(wildcard gateway/demo/gateway.yaml examples/*.yaml)
 PYTEST_ARGS ?=
+# What `make faults` runs; a file or a folder.
+FAULTS ?= tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench lock compose-up compose-down k8s-validate clean
+.PHONY: help run test faults check format bench lock compose-up compose-down k8s-validate clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,11 @@ run: $(VENV)/.run ## start the demo: store, sample services, gateway on 127.0.0.
 test: $(VENV)/.dev ## run every test on real parts (PYTEST_ARGS=... goes to pytest)
 	scripts/install-test-parts
 	$(PYTHON_RUN) -m pytest $(PYTEST_ARGS)
+
+faults: $(VENV)/.dev ## run the fault suite in its long form and write what it measured into docs/reliability.md (FAULTS=FILE for a part)
+	scripts/install-test-parts
+	GATEWAY_FAULTS=long $(PYTHON_RUN) -m pytest $(FAULTS) $(PYTEST_ARGS)
+	scripts/reliability-table
 
 check: $(VENV)/.dev ## format, lint, types, lock files, shipped configurations, deployment files
 	$(VENV)/bin/ruff format --check $(SOURCES)

@@ -1,0 +1,7 @@
+"""Fixtures of the fault suite; see `tests/support/faults.py`."""
+
+from __future__ import annotations
+
+from tests.support.fault_fixtures import form, login, measured
+
+__all__ = ["form", "login", "measured"]
