@@ -27,10 +27,16 @@ RESTART_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A service as the directory sees it: where its instances come from, and how to choose among them."""
+    """A service as the directory sees it: where its instances come from, and how to choose among them.
+
+    Args:
+        sought: what the source looks for. Two sources that seek the same, be it in another place or with another token, may begin with each
+            other's instances; None seeks what no other source does.
+    """
 
     source: Source
     balance: Balance = field(default_factory=Balance)
+    sought: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +170,8 @@ class Directory:
     async def replace(self, services: Mapping[str, Watched], timeout: float = FIRST_RESULT_SECONDS) -> tuple[str, ...]:
         """Watch these services from now on. Services that have not changed keep their view and their watch.
 
-        A service that is found elsewhere or balanced otherwise gets a new view, which starts with the instances known so far only if its
-        source is the same. Arguments and result are those of `start()`.
+        A service that is found elsewhere or balanced otherwise gets a new view, which starts with the instances known so far only if the
+        same is sought. Arguments and result are those of `start()`.
         """
         before = self._watches
         self._services = dict(services)
@@ -204,7 +210,7 @@ class Directory:
         if before is not None and before.watched == watched:
             return before
         snapshot = Snapshot()
-        if before is not None and before.watched.source == watched.source:
+        if before is not None and _seek_the_same(before.watched, watched):
             old = before.view.snapshot
             snapshot = replace(old, balancer=_balancer(watched.balance, old.endpoints, old.instances))
         view = ServiceView(name, snapshot)
@@ -287,6 +293,10 @@ class Directory:
         if self._endpoints.get(key) is endpoint:
             del self._endpoints[key]
         self._on_left(endpoint)
+
+
+def _seek_the_same(before: Watched, after: Watched) -> bool:
+    return before.source == after.source or (after.sought is not None and before.sought == after.sought)
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

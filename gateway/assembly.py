@@ -8,14 +8,14 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 
 from discovery.consul import Consul, ConsulError
-from discovery.directory import Directory, Watched
+from discovery.directory import FIRST_RESULT_SECONDS, Directory, Watched
 from discovery.endpoint import Endpoint
 from discovery.static import StaticSource
 from gateway.admission.admission import Admission
@@ -26,7 +26,7 @@ from gateway.deadlines import Deadlines
 from gateway.errors import ConfigError
 from gateway.generation import Draft, Generation, Surroundings
 from gateway.pipeline import Pipeline
-from gateway.plan import RoutePlan, request_shape
+from gateway.plan import RoutePlan
 from gateway.route import Route, Service
 from gateway.router import Router
 from gateway.server.protocol import Front
@@ -35,7 +35,7 @@ from gateway.store.embedded import EmbeddedServer
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import endpoints_source
 from gateway.telemetry.telemetry import Telemetry
-from gateway.upstream.forward import Forwarder, close_pools
+from gateway.upstream.forward import Forwarder, RequestShape, close_pools
 
 logger = logging.getLogger("gateway")
 
@@ -44,6 +44,8 @@ UPSTREAM_TICK_SECONDS = 0.05
 #: Clients are timed in seconds.
 CLIENT_TICK_SECONDS = 0.25
 TELEMETRY_CLOSE_SECONDS = 3.0
+#: Between looks at whether the last request of an earlier configuration is over.
+RETIRE_POLL_SECONDS = 0.25
 #: Where nothing bounds the life of a credential, a revocation is forgotten after a year: longer than anybody lets a token live.
 UNBOUNDED_LIFE_SECONDS = 366 * 86_400.0
 
@@ -87,7 +89,8 @@ class Runtime:
     Made by `open_runtime`. `front` is what the server protocol needs, `pipeline` what the ASGI face needs; the rest is for the admin site.
     """
 
-    #: What the generation at work says and is made of; only `_enter` writes here.
+    #: The generation at work, and what it is made of; only `_enter` writes here.
+    current: Generation
     generation: int
     routes: Router[RoutePlan]
     pipeline: Pipeline
@@ -103,7 +106,8 @@ class Runtime:
         self._embedded = embedded
         self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
         self.consul = _consul(settings)
-        self.directory = Directory({name: self._watched(service) for name, service in settings.services.items()}, on_left=close_pools)
+        watched = {name: self._watched(service, self.consul) for name, service in settings.services.items()}
+        self.directory = Directory(watched, on_left=close_pools)
         self.telemetry = Telemetry(
             settings.telemetry,
             settings.audit,
@@ -117,6 +121,9 @@ class Runtime:
         self.upstream_deadlines = Deadlines(UPSTREAM_TICK_SECONDS)
         self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
         self._clients: dict[str, httpx.AsyncClient] = {}
+        self._adopting = asyncio.Lock()
+        #: Generations that are not at work any more and have requests left, with what waits for their end.
+        self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._started = False
         self._was_ready = False
         self.draining = False
@@ -132,11 +139,13 @@ class Runtime:
         """
         await self.authenticator.start()
         unanswered = await self.directory.start()
-        for name in unanswered:
-            logger.warning("service %s: no answer from discovery yet; its requests get 503 no_instance until there is", name)
+        self._warn_unanswered(unanswered)
         await self.admission.start()
         draft = self._draft(self.settings)
-        self._enter(draft.finish(self.generation, self.authenticator, self._forwarder))
+        first = draft.finish(self.generation, self.authenticator, self._forwarder)
+        server = self.settings.server
+        self.front = Front(first.pipeline, server.max, server.timeouts, first.proxies, self.client_deadlines)
+        self._enter(first)
         self.telemetry.start()
         self._started = True
         self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
@@ -155,6 +164,7 @@ class Runtime:
         if self.consul is not None:
             await self.consul.close()
         await self.admission.close()
+        await self._retire_all()
         await self.authenticator.close()
         await self.http.aclose()
         await self.store.close()
@@ -188,15 +198,107 @@ class Runtime:
         Raises:
             KeyError: no such service.
         """
+        if name not in self.forwarders:
+            raise KeyError(name)
         client = self._clients.get(name)
         if client is None:
-            forwarder = self.forwarders[name]
-            shape = request_shape(Route(name=f"client:{name}", path="/", target=name), self.settings.services[name])
-            client = service_client(name, ServiceTransport(lambda: (forwarder, shape), lambda: self.telemetry.tracer))
+            client = service_client(name, ServiceTransport(lambda: self._called(name), lambda: self.telemetry.tracer))
             self._clients[name] = client
         return client
 
+    def _called(self, name: str) -> tuple[Forwarder, RequestShape]:
+        """How a handler's call goes to a service under the configuration at work."""
+        forwarder = self.forwarders.get(name)
+        if forwarder is None:
+            raise httpx.ConnectError(f"the service {name!r} is not configured any more")
+        return forwarder, self.current.call_shapes[name]
+
     # Generations
+
+    async def adopt(self, settings: Settings) -> int:
+        """Put other settings to work, all of them or none (SPEC G3, F-54).
+
+        Requests under way finish under the settings that they began with. Connections and counters of addresses, verified tokens and
+        keys of issuers that have not changed, the store's connection and all metrics stay. Ports, workers, store, sinks and telemetry are
+        those of the start, whatever `settings` says of them.
+
+        Returns:
+            The number of the generation at work: the same as before when nothing has changed.
+
+        Raises:
+            ConfigError: something in them can't be used; nothing has changed.
+        """
+        async with self._adopting:
+            return await self._change(self._as_started(settings), self.current.published)
+
+    async def publish(self, routes: tuple[Route, ...]) -> int:
+        """Serve these routes besides those of the settings, in place of the ones published before. Result and errors are `adopt`'s."""
+        async with self._adopting:
+            return await self._change(self.settings, routes)
+
+    def _as_started(self, settings: Settings) -> Settings:
+        """The settings, with what can't change while the process runs."""
+        now = self.settings
+        server = replace(settings.server, host=now.server.host, port=now.server.port, workers=now.server.workers)
+        admin = replace(settings.admin, host=now.admin.host, port=now.admin.port)
+        return replace(settings, server=server, admin=admin, state=now.state, telemetry=now.telemetry, audit=now.audit)
+
+    async def _change(self, settings: Settings, published: tuple[Route, ...]) -> int:
+        before = self.current
+        if (settings, published) == (before.settings, before.published):
+            return before.number
+        draft = self._draft(settings, published)
+        consul = self.consul if settings.consul == before.settings.consul else _consul(settings)
+        watched = {name: self._watched(service, consul) for name, service in settings.services.items()}
+        authenticator = await self._authenticator_for(settings.authentication)
+        # From here on nothing can fail.
+        unanswered = await self.directory.replace(watched)
+        self._warn_unanswered(unanswered)
+        self._enter(draft.finish(before.number + 1, authenticator, self._forwarder))
+        if consul is not self.consul:
+            outdated, self.consul = self.consul, consul
+            if outdated is not None:
+                await outdated.close()
+        self._retiring[before] = asyncio.create_task(self._retire(before), name=f"generation {before.number}")
+        return self.generation
+
+    async def _authenticator_for(self, settings: AuthenticationSettings) -> Authenticator:
+        """The one at work where nothing changes, else a new one that has its keys, or has waited long enough for them."""
+        if settings == self.settings.authentication:
+            return self.authenticator
+        authenticator = Authenticator(settings, self.http, self.store.client, before=self.authenticator)
+        try:
+            await authenticator.start()
+            if not await authenticator.wait_until_ready(FIRST_RESULT_SECONDS):
+                logger.warning("keys of a new issuer could not be fetched yet; its tokens get 503 overloaded until they are")
+        except BaseException:
+            await authenticator.close(keeping=self._authenticators())
+            raise
+        return authenticator
+
+    def _authenticators(self) -> list[Authenticator]:
+        """Those that requests may still need."""
+        return [self.authenticator, *(generation.authenticator for generation in self._retiring)]
+
+    async def _retire(self, generation: Generation) -> None:
+        """Give back what only this generation needs, once its last request is over."""
+        # The first look comes after requests that were opened a moment ago have begun to be counted.
+        await asyncio.sleep(RETIRE_POLL_SECONDS)
+        while generation.pipeline.in_flight:  # noqa: ASYNC110 - an event would cost every request
+            await asyncio.sleep(RETIRE_POLL_SECONDS)
+        del self._retiring[generation]
+        keeping = self._authenticators()
+        if generation.authenticator not in keeping:
+            await generation.authenticator.close(keeping)
+
+    async def _retire_all(self) -> None:
+        retiring, self._retiring = self._retiring, {}
+        for task in retiring.values():
+            task.cancel()
+        await asyncio.gather(*retiring.values(), return_exceptions=True)
+        for generation in retiring:
+            if generation.authenticator is not self.authenticator:
+                await generation.authenticator.close()
 
     def _draft(self, settings: Settings, published: tuple[Route, ...] = ()) -> Draft:
         surroundings = Surroundings(self.admission.plan, self.admission, self.telemetry.tracer, self.telemetry)
@@ -204,25 +306,36 @@ class Runtime:
 
     def _enter(self, generation: Generation) -> None:
         """Put a generation to work: requests that begin from now on are its."""
+        authenticator = generation.authenticator
+        if authenticator is self.authenticator:
+            authenticator.forget_plans()
+        else:
+            authenticator.take_over(self.authenticator)
+            self.revocations.last_for(longest_life(generation.settings.authentication))
+        self.current = generation
         self.generation = generation.number
         self.settings = generation.settings
-        self.authenticator = generation.authenticator
+        self.authenticator = authenticator
         self.routes = generation.routes
         self.forwarders = generation.forwarders
         self.pipeline = generation.pipeline
         server = generation.settings.server
-        self.front = Front(generation.pipeline, server.max, server.timeouts, generation.proxies, self.client_deadlines)
+        self.front.change(generation.pipeline, server.max, server.timeouts, generation.proxies)
         self.telemetry.metrics.generation(generation.number)
 
     def _forwarder(self, service: Service, context: ssl.SSLContext) -> Forwarder:
         return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines)
 
-    def _watched(self, service: Service) -> Watched:
+    def _warn_unanswered(self, names: Sequence[str]) -> None:
+        for name in names:
+            logger.warning("service %s: no answer from discovery yet; its requests get 503 no_instance until there is", name)
+
+    def _watched(self, service: Service, consul: Consul | None) -> Watched:
         if service.consul is None:
             return Watched(StaticSource(service.instances), service.balance)
-        if self.consul is None:
+        if consul is None:
             raise ConfigError(f"services.{service.name}.consul: discovery.consul is not configured")
-        return Watched(self.consul.source(service.consul), service.balance)
+        return Watched(consul.source(service.consul), service.balance, sought=service.consul)
 
     # Facts for others
 

@@ -21,7 +21,7 @@ from gateway.plan import RoutePlan, request_shape
 from gateway.route import Route, Service
 from gateway.router import EVERY_METHOD, Router
 from gateway.settings import Settings
-from gateway.upstream.forward import Forwarder
+from gateway.upstream.forward import Forwarder, RequestShape
 from gateway.upstream.tls import client_context
 
 #: (service, the context for its `https` instances) -> its upstream side, with the instances as discovery knows them now.
@@ -43,7 +43,7 @@ class Surroundings:
     observer: Observer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Generation:
     """A configuration at work.
 
@@ -54,6 +54,7 @@ class Generation:
         authenticator: of its requests.
         routes, pipeline, proxies: how requests are handled.
         forwarders: by service.
+        call_shapes: by service, what handlers' calls add to a request.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Generation:
     authenticator: Authenticator
     routes: Router[RoutePlan]
     forwarders: Mapping[str, Forwarder]
+    call_shapes: Mapping[str, RequestShape]
     pipeline: Pipeline
     proxies: TrustedProxies
 
@@ -79,6 +81,9 @@ class Draft:
         self._surroundings = surroundings
         self._contexts = {name: client_context(service.tls, name) for name, service in settings.services.items()}
         self._routes: Router[RoutePlan] = Router([(route, self._plan(route)) for route in (*settings.routes, *published)])
+        self._call_shapes = {
+            name: request_shape(Route(name=f"client:{name}", path="/", target=name), service) for name, service in settings.services.items()
+        }
         self._proxies = TrustedProxies(settings.server.trusted_proxies)
 
     def finish(self, number: int, authenticator: Authenticator, make_forwarder: MakeForwarder) -> Generation:
@@ -88,8 +93,17 @@ class Draft:
         for _, plan in self._routes.entries:
             if plan.service:
                 plan.forwarder = forwarders[plan.service]
-        pipeline = self._pipeline(number, authenticator)
-        return Generation(number, self._settings, self._published, authenticator, self._routes, forwarders, pipeline, self._proxies)
+        return Generation(
+            number=number,
+            settings=self._settings,
+            published=self._published,
+            authenticator=authenticator,
+            routes=self._routes,
+            forwarders=forwarders,
+            call_shapes=self._call_shapes,
+            pipeline=self._pipeline(number, authenticator),
+            proxies=self._proxies,
+        )
 
     def _pipeline(self, number: int, authenticator: Authenticator) -> Pipeline:
         api_keys = self._settings.authentication.api_keys
@@ -105,6 +119,7 @@ class Draft:
             api_key_header=api_key_header,
             max_in_flight=self._settings.server.max.in_flight,
             generation=number,
+            proxies=self._proxies,
         )
 
     def _plan(self, route: Route) -> RoutePlan:

@@ -60,6 +60,11 @@ class Peer:
         self.trusted = proxies.trusts(ip)
         self._fixed_lines = _lines(ip, scheme, server_port)
 
+    def believe(self, proxies: TrustedProxies) -> None:
+        """From now on these are the proxies whose forwarding fields are believed."""
+        self.proxies = proxies
+        self.trusted = proxies.trusts(self.ip)
+
     def client_ip(self, fields: RequestFields) -> str:
         """The client's address: the socket's, or the last untrusted hop that trusted proxies report."""
         if not self.trusted:

@@ -31,6 +31,7 @@ from gateway.exchange import Exchange
 from gateway.head import Head, request_block
 from gateway.headers import FieldList, FieldTable, RequestFields, parse_lines
 from gateway.paths import canonical, split_target
+from gateway.peer import TrustedProxies
 from gateway.plan import RoutePlan
 from gateway.router import EVERY_METHOD, HeaderLookup, Match, hostname
 from gateway.telemetry.observation import Observation
@@ -102,6 +103,7 @@ class Pipeline:
         api_key_header: lower-case name of the field that carries API keys; empty when there are none.
         max_in_flight: exchanges at once; more are refused with 503 `overloaded`.
         generation: number of this configuration.
+        proxies: whose forwarding fields are believed; None leaves that to the connection.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Pipeline:
         api_key_header: bytes = b"",
         max_in_flight: int = 4096,
         generation: int = 1,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         self._routes = routes
         self._fields = fields
@@ -126,6 +129,7 @@ class Pipeline:
         self._api_key_header = api_key_header
         self._max_in_flight = max_in_flight
         self._generation = generation
+        self._proxies = proxies
         # Global state
         self.in_flight = 0
 
@@ -135,6 +139,8 @@ class Pipeline:
         peer = exchange.peer
         head = peer.head
         if head is None or head.headers != exchange.headers or head.table is not self._fields:
+            if self._proxies is not None and peer.proxies is not self._proxies:
+                peer.believe(self._proxies)
             head = peer.head = Head(self._fields, exchange.headers, peer)
         fields = exchange.fields = head.fields
         if head.traced:

@@ -91,6 +91,10 @@ class Revocations:
         self._revoke = Script.read(_LUA / "revoke.lua")
         self._unrevoke = Script.read(_LUA / "unrevoke.lua")
 
+    def last_for(self, maximum_lifetime_seconds: float) -> None:
+        """Entries that name no expiry last so long from now on."""
+        self._maximum_lifetime_seconds = maximum_lifetime_seconds
+
     async def revoke(self, revocation: Revocation) -> Revocation:
         """Writes an entry; one with the same kind, value, issuer and subject is replaced.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import httpx
 
@@ -18,10 +18,13 @@ from gateway.auth.principal import Principal
 from gateway.auth.refusals import invalid
 from gateway.auth.tokens import TrustedIssuer, Verifier
 from gateway.errors import ConfigError, Unauthorized
-from gateway.settings import AuthenticationSettings
+from gateway.settings import AuthenticationSettings, Issuer
 
 #: Verified bearer tokens that are kept (SPEC A5).
 CACHE_CAPACITY = 10_000
+
+#: Between looks at whether keys have come.
+POLL_SECONDS = 0.02
 
 # The scheme is matched in any case (RFC 9110 section 11.1), one or more spaces follow it (section 11.4).
 _BEARER = re.compile(rb"bearer +([^ ].*)", re.IGNORECASE | re.DOTALL)
@@ -35,6 +38,8 @@ class Authenticator:
         settings: issuers, introspection endpoint, API keys.
         http: for key sets and introspection; used without its cookies, redirects and credentials.
         redis: the state store; needed for API keys only.
+        before: the one whose place this will take. Key sets of issuers that have not changed, and API keys, are shared with it; `take_over`
+            and `close` complete the change.
         clock: wall time in seconds; `monotonic` rules refreshes and the API key cache.
         timings: of key sets.
 
@@ -48,22 +53,28 @@ class Authenticator:
         http: httpx.AsyncClient,
         redis: CommandExecutor | None = None,
         *,
+        before: Authenticator | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         timings: KeyTimings | None = None,
     ) -> None:
         timings = timings or KeyTimings()
+        self._settings = settings
         self._tokens = PrincipalCache(CACHE_CAPACITY, clock)
-        self._sources: tuple[MaintainedKeys, ...] = tuple(
-            key_source(issuer, http, self._tokens.drop, timings, monotonic) for issuer in settings.issuers
-        )
-        trusted = [TrustedIssuer(issuer, keys) for issuer, keys in zip(settings.issuers, self._sources, strict=True)]
-        self._verifier = Verifier(trusted, self._tokens, clock)
+        shared = before._sources if before is not None else {}
+        self._forget: _Forget = before._forget if before is not None else _Forget()
+        self._forget.caches.append(self._tokens)
+        self._sources: dict[Issuer, MaintainedKeys] = {
+            issuer: shared.get(issuer) or key_source(issuer, http, self._forget, timings, monotonic) for issuer in settings.issuers
+        }
+        self._new_sources = [source for issuer, source in self._sources.items() if issuer not in shared]
+        self._verifier = Verifier([TrustedIssuer(issuer, self._sources[issuer]) for issuer in settings.issuers], self._tokens, clock)
         self._introspector = Introspector(settings.introspection, http, self._tokens, clock) if settings.introspection else None
         #: For the admin API; None when the settings have no API keys.
         self.api_keys: ApiKeyStore | None = None
         if settings.api_keys is not None:
-            self.api_keys = _api_key_store(redis, clock, monotonic)
+            known = before.api_keys if before is not None else None
+            self.api_keys = known or _api_key_store(redis, clock, monotonic)
         self._ready = not self._sources
 
     def __repr__(self) -> str:
@@ -75,26 +86,49 @@ class Authenticator:
         Raises:
             ConfigError: a local key set can't be used.
         """
-        try:
-            for source in self._sources:
-                await source.start()
-        except ConfigError:
-            await self.close()
-            raise
+        for source in self._new_sources:
+            await source.start()
 
-    async def close(self) -> None:
-        """End all background work. The HTTP and Redis clients stay open: they are the caller's."""
-        closing = [source.close() for source in self._sources]
+    async def wait_until_ready(self, timeout_seconds: float) -> bool:
+        """Whether every issuer has had keys, at the latest after so long."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not self.ready:  # noqa: ASYNC110 - sources are many, and each is ready in its own way
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            return False
+        return True
+
+    def take_over(self, before: Authenticator) -> None:
+        """Believe the tokens that `before` has verified under rules that have not changed, from now on in its place."""
+        issuers = {issuer.issuer for issuer in self._settings.issuers if issuer in before._sources}
+        same_endpoint = self._settings.introspection == before._settings.introspection
+
+        def holds(principal: Principal) -> bool:
+            return principal.issuer in issuers if principal.method == "jwt" else same_endpoint
+
+        self._tokens.take_over(before._tokens, holds)
+
+    def forget_plans(self) -> None:
+        """The plans that have worked something out about principals are not in force any more."""
+        self._tokens.forget_memos()
+
+    async def close(self, keeping: Collection[Authenticator] = ()) -> None:
+        """End all background work, except what others go on using. The HTTP and Redis clients stay open: they are the caller's."""
+        if self._tokens in self._forget.caches:
+            self._forget.caches.remove(self._tokens)
+        sources = [source for source in self._sources.values() if not any(source in other._sources.values() for other in keeping)]
+        closing = [source.close() for source in sources]
         if self._introspector is not None:
             closing.append(self._introspector.close())
-        if self.api_keys is not None:
+        if self.api_keys is not None and not any(self.api_keys is other.api_keys for other in keeping):
             closing.append(self.api_keys.close())
         await asyncio.gather(*closing)
 
     @property
     def ready(self) -> bool:
         """Whether every issuer has had keys. Once True it stays so: an outage later on must not take every replica away at once."""
-        self._ready = self._ready or all(source.keys for source in self._sources)
+        self._ready = self._ready or all(source.keys for source in self._sources.values())
         return self._ready
 
     def cached(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
@@ -139,6 +173,17 @@ class Authenticator:
         if self._introspector is not None and (not self._sources or token.count(b".") != 2):
             return await self._introspector.verify(token)
         return await self._verifier.verify(token)
+
+
+class _Forget:
+    """Has every cache forget what keys vouched for that have left their set: authenticators that share a key set have a cache each."""
+
+    def __init__(self) -> None:
+        self.caches: list[PrincipalCache] = []
+
+    def __call__(self, proofs: Collection[bytes]) -> None:
+        for cache in self.caches:
+            cache.drop(proofs)
 
 
 def _bearer_token(authorization: bytes) -> bytes:

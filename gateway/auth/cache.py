@@ -56,6 +56,15 @@ class PrincipalCache:
         for digest in gone:
             del self._entries[digest]
 
+    def take_over(self, other: PrincipalCache, matches: Callable[[Principal], bool]) -> None:
+        """Keep what another cache keeps, where `matches`. It must not hold more than this one may."""
+        self._entries.update((digest, entry) for digest, entry in other._entries.items() if matches(entry[1]))
+
+    def forget_memos(self) -> None:
+        """Principals stay; what plans have worked out about them goes."""
+        for _, principal, _ in self._entries.values():
+            principal.memo.clear()
+
     def discard(self, matches: Callable[[Principal], bool]) -> None:
         """Forget every principal that `matches`."""
         gone = [digest for digest, entry in self._entries.items() if matches(entry[1])]

@@ -61,6 +61,13 @@ class Front:
         self.proxies = proxies
         self.deadlines = deadlines
 
+    def change(self, handler: Handler, maxima: Maxima, timeouts: ServerTimeouts, proxies: TrustedProxies) -> None:
+        """Requests that begin from now on are handled so. Bounds on headers hold for connections that are made from now on."""
+        self.handler = handler
+        self.maxima = maxima
+        self.timeouts = timeouts
+        self.proxies = proxies
+
 
 class GatewayProtocol(StrictHttp1Protocol):
     """One client connection. `server_protocol` binds it to a `Front`."""

@@ -11,7 +11,7 @@ import pytest
 from gateway.auth.authenticator import Authenticator
 from gateway.errors import ConfigError, Unauthorized
 from gateway.settings import ApiKeys, AuthenticationSettings, Introspection
-from tests.support.tokens import NOW, FakeClock, claims, issuer, token
+from tests.support.tokens import ISSUER, NOW, FakeClock, claims, issuer, token
 
 INTROSPECTION = Introspection(url="https://login.example.gov/introspect", client_id="a", client_secret="b")
 GOOD = b"Bearer " + token()
@@ -201,3 +201,84 @@ def test_unusable_settings_fail_the_start() -> None:
         )
     with pytest.raises(ConfigError, match="there is none"):
         Authenticator(AuthenticationSettings(api_keys=ApiKeys()), httpx.AsyncClient())
+
+
+OTHER_ISSUER = "https://other.example.gov"
+OTHER_TOKEN = token(claims(iss=OTHER_ISSUER))
+
+
+def succeeding(
+    before: AuthenticationSettings, after: AuthenticationSettings, scenario: Callable[[Authenticator, Authenticator], Awaitable[Any]]
+) -> Any:
+    """A second authenticator that takes the first one's place, after the first has verified a token of each issuer."""
+
+    async def main() -> Any:
+        async with httpx.AsyncClient() as http:
+            first = Authenticator(before, http, Store(), clock=FakeClock())
+            await first.start()
+            for credential in (GOOD, b"Bearer " + OTHER_TOKEN):
+                if any(each.issuer == (ISSUER if credential is GOOD else OTHER_ISSUER) for each in before.issuers):
+                    await first.authenticate(credential, None)
+            second = Authenticator(after, http, Store(), before=first, clock=FakeClock())
+            await second.start()
+            assert await second.wait_until_ready(1.0)
+            second.take_over(first)
+            try:
+                return await scenario(first, second)
+            finally:
+                await first.close(keeping=[second])
+                await second.close()
+
+    return asyncio.run(main())
+
+
+def both_issuers(**changes: Any) -> AuthenticationSettings:
+    return AuthenticationSettings(issuers=(issuer(), issuer(name="other", issuer=OTHER_ISSUER, **changes)))
+
+
+def test_tokens_of_an_issuer_that_has_not_changed_stay_verified() -> None:
+    """G3, A5: those of the issuer that has are looked at again, under the new rules."""
+
+    async def scenario(first: Authenticator, second: Authenticator) -> None:
+        assert second.cached(GOOD, None) is first.cached(GOOD, None) is not None
+        assert second.cached(b"Bearer " + OTHER_TOKEN, None) is None
+        with pytest.raises(Unauthorized):
+            await second.authenticate(b"Bearer " + OTHER_TOKEN, None)
+
+    succeeding(both_issuers(), both_issuers(audience=("somebody else",)), scenario)
+
+
+def test_tokens_of_an_issuer_that_left_are_not_believed() -> None:
+    """G3: as soon as the new settings are at work."""
+
+    async def scenario(first: Authenticator, second: Authenticator) -> None:
+        assert second.cached(b"Bearer " + OTHER_TOKEN, None) is None
+        with pytest.raises(Unauthorized) as caught:
+            await second.authenticate(b"Bearer " + OTHER_TOKEN, None)
+        assert caught.value.reason == "token_issuer_unknown"
+
+    succeeding(both_issuers(), AuthenticationSettings(issuers=(issuer(),)), scenario)
+
+
+def test_key_that_leaves_is_forgotten_by_both() -> None:
+    """A4, G3: requests of the generation before are still under way."""
+
+    async def scenario(first: Authenticator, second: Authenticator) -> None:
+        fingerprints = [keys.keys.fingerprints for keys in second._sources.values() if keys.keys is not None]
+        second._forget(fingerprints[0])
+        assert first.cached(GOOD, None) is second.cached(GOOD, None) is None
+
+    succeeding(both_issuers(), both_issuers(leeway=1.0), scenario)
+
+
+def test_plans_that_left_leave_no_trace_at_principals() -> None:
+    """F-43: a principal outlives many configurations."""
+
+    async def scenario(first: Authenticator, second: Authenticator) -> None:
+        principal = second.cached(GOOD, None)
+        assert principal is not None
+        principal.memo["plan"] = b"ticket"
+        second.forget_plans()
+        assert principal.memo == {}
+
+    succeeding(both_issuers(), both_issuers(leeway=1.0), scenario)
