@@ -40,6 +40,7 @@ from gateway.telemetry.trace_context import Propagator
 from gateway.upstream.forward import Forwarder
 from gateway.upstream.http1 import UpstreamConnection
 from gateway.upstream.pool import Pool
+from gateway.upstream.repeated import RepeatedHeads
 from gateway.upstream.tls import client_context
 
 GET = (
@@ -146,7 +147,7 @@ async def bench(request: bytes, answer: bytes, requests: int, profile: cProfile.
         admission=Unused(),
         observer=NoObserver(),
     )
-    upstream = UpstreamConnection(loop)
+    upstream = UpstreamConnection(loop, RepeatedHeads())
     upstream.connection_made(Wire(lambda data: loop.call_soon(upstream.data_received, answer) and None))  # type: ignore[arg-type]
     pool = Pool("127.0.0.1", 9001)
     pool.give_back(upstream)

@@ -220,16 +220,22 @@ class WireExchange(Exchange):
         return b""
 
     def _response_head(self, head: ResponseHead, framing: bytes) -> bytes:
-        assert self.plan is not None
-        fields = response_fields(head.headers, self.plan.response_dropped)
+        plan = self.plan
+        assert plan is not None
         limits = self.limit_lines
-        if limits:
+        plain = head.dated and not (limits and head.limited)
+        if plain and head.spelled[0] is plan:
+            return head.spelled[1] + framing + self._own_lines(limits)
+        fields = response_fields(head.headers, plan.response_dropped)
+        if limits and head.limited:
             limits, fields = merge_limits(limits, fields)
         if not head.dated:
             # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
             fields = [*fields, *self._protocol.server_state.default_headers]
-        lines = [b"%b: %b\r\n" % field for field in fields]
-        return b"%b%b%b%b" % (STATUS_LINE[head.status], b"".join(lines), framing, self._own_lines(limits))
+        lines = STATUS_LINE[head.status] + b"".join([b"%b: %b\r\n" % field for field in fields])
+        if plain:
+            head.spelled = (plan, lines)
+        return lines + framing + self._own_lines(limits)
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:

@@ -17,6 +17,7 @@ import httptools
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.headers import BODILESS, FieldList, collector, connection_options, wire_bytes
 from gateway.route import Timeouts
+from gateway.upstream.repeated import RepeatedHeads
 
 #: Response header bytes and fields that we take from an upstream; nginx and Envoy draw the line near 32-64 KiB and 100 fields too.
 MAX_HEAD_BYTES = 64 * 1024
@@ -28,7 +29,7 @@ HIGH_WATER_BYTES = 64 * 1024
 #: Trailer fields of a response; they are dropped, and this many are too many.
 MAX_TRAILERS = 64
 
-_OF_INTEREST = frozenset((b"content-length", b"date", b"transfer-encoding"))
+_OF_INTEREST = frozenset((b"content-length", b"date", b"ratelimit", b"ratelimit-policy", b"transfer-encoding"))
 
 
 class Sink(Protocol):
@@ -51,21 +52,29 @@ class ClientGone(Exception):
 class ResponseHead:
     """Status and fields of a final response.
 
-    `length` is the body's size in bytes, None when it is chunked or ends with the connection; `dated` says whether there is a Date field.
+    `length` is the body's size in bytes, None when it is chunked or ends with the connection; `dated` and `limited` say whether there is
+    a Date field, and a RateLimit field. `spelled` is for who relays it: a key, and what was made of this head for that key. A head may be
+    that of many responses, so nobody changes `headers`.
     """
 
-    __slots__ = ("chunked", "dated", "headers", "length", "status")
+    __slots__ = ("chunked", "dated", "headers", "length", "limited", "spelled", "status")
 
-    def __init__(self, status: int, headers: FieldList, length: int | None, chunked: bool, dated: bool) -> None:
+    def __init__(self, status: int, headers: FieldList, length: int | None, chunked: bool, dated: bool, limited: bool) -> None:
         self.status = status
         self.headers = headers
         self.length = length
         self.chunked = chunked
         self.dated = dated
+        self.limited = limited
+        self.spelled: tuple[object, bytes] = (None, b"")
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection that carries one exchange at a time. Its pool owns it; the exchange borrows it."""
+    """A connection that carries one exchange at a time. Its pool owns it; the exchange borrows it.
+
+    Args:
+        repeated: heads that other responses of the same endpoint had.
+    """
 
     __slots__ = (
         "_chunks",
@@ -80,6 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_parser",
         "_paused_reading",
         "_reason",
+        "_repeated",
         "_sink",
         "_timeouts",
         "_unread",
@@ -100,8 +110,9 @@ class UpstreamConnection(asyncio.Protocol):
         "write_paused",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, repeated: RepeatedHeads) -> None:
         self._loop = loop
+        self._repeated = repeated
         # Per-connection state
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         # Fields of the head, or of the trailer, that is being read. A closure: the parser calls it for every field.
@@ -252,6 +263,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.keep_alive = False
             self.abort()
             return
+        alone = not self._head_bytes and not self.response_started and not self._head_request
+        if alone and (head := self._repeated.find(data)) is not None:
+            # The parser is between two messages, and stays there.
+            self._take_whole(head, data)
+            return
         if self.head is None:
             self._head_bytes += len(data)
         try:
@@ -269,6 +285,8 @@ class UpstreamConnection(asyncio.Protocol):
         if len(self._collected) > MAX_TRAILERS and not self._complete:
             self._refuse("upstream_trailers_too_large")
             return
+        if alone and self._complete and self.keep_alive and not self._interim and self.head.status not in BODILESS:
+            self._repeated.keep(data, self.head)
         self._advance()
 
     def eof_received(self) -> bool:
@@ -342,6 +360,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.keep_alive = self._parser.should_keep_alive()
 
     # Details
+
+    def _take_whole(self, head: ResponseHead, data: bytes) -> None:
+        """Take a response of which the parser has accepted every byte before, but for the body's."""
+        self.head = head
+        self.response_started = self.keep_alive = self._complete = True
+        self._chunks.append(data[-head.length :] if head.length else b"")
+        self._unread = head.length or 0
+        self._advance()
 
     def _not_final(self, status: int, fields: FieldList) -> None:
         """A status that ends nothing: an interim response, or none that HTTP knows."""
@@ -420,12 +446,14 @@ def response_head(fields: FieldList, status: int) -> ResponseHead:
         BadGateway: the framing fields contradict each other, so the response can't be told from what follows.
     """
     length: int | None = None
-    chunked = dated = False
+    chunked = dated = limited = False
     for name, value in fields:
         if name not in _OF_INTEREST:
             continue
         if name == b"date":
             dated = True
+        elif name.startswith(b"ratelimit"):
+            limited = True
         elif name == b"content-length":
             value = value.rstrip(b" \t")
             if not value.isdigit() or length is not None:
@@ -437,4 +465,4 @@ def response_head(fields: FieldList, status: int) -> ResponseHead:
             chunked = True
     if chunked and length is not None:
         raise BadGateway(reason="upstream_framing")
-    return ResponseHead(status, fields, length, chunked, dated)
+    return ResponseHead(status, fields, length, chunked, dated, limited)

@@ -8,6 +8,7 @@ from collections import deque
 
 from gateway.errors import BadGateway, GatewayTimeout
 from gateway.upstream.http1 import UpstreamConnection
+from gateway.upstream.repeated import RepeatedHeads
 
 #: How long a connection may lie idle before it is closed; upstreams close theirs after 5 s (uvicorn) to 75 s (nginx).
 MAX_IDLE_SECONDS = 30.0
@@ -30,6 +31,7 @@ class Pool:
         self._server_name = server_name or host
         self._max_idle = max_idle
         self._idle: deque[UpstreamConnection] = deque()
+        self._repeated = RepeatedHeads()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -58,7 +60,7 @@ class Pool:
         try:
             async with asyncio.timeout(timeout):
                 _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self._loop),
+                    lambda: UpstreamConnection(self._loop, self._repeated),
                     self._host,
                     self._port,
                     ssl=self._tls,

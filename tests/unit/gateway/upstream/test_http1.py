@@ -12,6 +12,7 @@ from gateway.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.headers import FieldList
 from gateway.route import Timeouts
 from gateway.upstream.http1 import HIGH_WATER_BYTES, MAX_INTERIM, ClientGone, UpstreamConnection, response_head
+from gateway.upstream.repeated import RepeatedHeads
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: 1\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\nX-T: 1\r\n\r\n"
@@ -66,8 +67,15 @@ class Sink:
 class Talk:
     """An open exchange on a connection."""
 
-    def __init__(self, *, head_request: bool = False, timeouts: Timeouts | None = None, total: float = 0.0) -> None:
-        self.connection = UpstreamConnection(asyncio.get_running_loop())
+    def __init__(
+        self,
+        *,
+        head_request: bool = False,
+        timeouts: Timeouts | None = None,
+        total: float = 0.0,
+        repeated: RepeatedHeads | None = None,
+    ) -> None:
+        self.connection = UpstreamConnection(asyncio.get_running_loop(), repeated or RepeatedHeads())
         self.transport = FakeTransport()
         self.connection.connection_made(self.transport)
         self.sink = Sink()
