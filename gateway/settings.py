@@ -55,23 +55,39 @@ class AdminSettings:
     token: str = field(default="", repr=False)
 
 
+#: Enough that three to six nodes share the load, few enough that calls stay well filled.
+CLUSTER_SHARDS = 16
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSettings:
     """The shared store.
 
     Args:
-        url: `embedded://`, `embedded:///path`, `redis://`, `rediss://`, `unix://`.
+        url: `embedded://`, `embedded:///path`, `unix://`, `redis://`, `redis+sentinel://`, `redis+cluster://`, and `rediss` forms of those.
         budget: the longest wait for an admission.
         when_unavailable: what happens when the store does not answer within it.
-        ca_file, certificate_file, key_file: TLS of `rediss://`.
+        shards: how many virtual shards keys are spread over; 0 for what the kind of store needs.
+        ca_file, certificate_file, key_file: TLS of the `rediss` forms.
     """
 
     url: str = field(default="embedded://", repr=False)
     budget: float = 0.025
     when_unavailable: WhenUnavailable = "closed"
+    shards: int = 0
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
+
+    @property
+    def shard_count(self) -> int:
+        """How many virtual shards there are."""
+        return self.shards or (CLUSTER_SHARDS if self.is_cluster else 1)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys live on several servers."""
+        return self.url.partition("://")[0].endswith("+cluster")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Protocol
-
-from redis.asyncio.connection import AbstractConnection
 
 from gateway.admission.group import AdmissionObserver, Group
 from gateway.admission.keys import Facts
@@ -20,8 +18,8 @@ from gateway.auth.principal import Principal
 from gateway.errors import Unavailable
 from gateway.route import Route
 from gateway.store.error import StoreError
+from gateway.store.lines import Lines, OnChange
 from gateway.store.script import Script
-from gateway.store.wire import Wire
 
 __all__ = ["Admission", "AdmissionObserver", "AdmissionPlan", "Facts", "SharedStore", "Verdict"]
 
@@ -38,7 +36,7 @@ class SharedStore(Protocol):
 
     def tag(self, shard: int) -> bytes: ...
 
-    async def connect(self) -> AbstractConnection: ...
+    def lines(self, prepare: Sequence[bytes], on_change: OnChange) -> Lines: ...
 
 
 class Admission:
@@ -56,7 +54,9 @@ class Admission:
         self._observer = observer
         self._admit_script = Script.read(_LUA / "admit.lua")
         self._lease_script = Script.read(_LUA / "leases.lua")
-        self._lanes: list[_Lane] = []
+        # From start to end
+        self._lanes: _Lanes | None = None
+        self._groups: Sequence[Group] = ()
         self._mode = "unavailable"
         # Names of leases: unique among all processes by the random part, within this one by the number.
         self._lease_prefix = os.urandom(8).hex().encode()
@@ -77,17 +77,18 @@ class Admission:
 
     async def start(self) -> None:
         """Connects and loads the scripts. When the store is away this returns all the same, and admission becomes ready by itself."""
-        self._lanes = [self._lane(shard) for shard in range(self._store.shards)]
-        await asyncio.gather(*(lane.wire.open() for lane in self._lanes))
+        self._lanes = _Lanes(self)
+        self._groups = self._lanes.groups
+        await self._lanes.lines.open()
 
     async def close(self) -> None:
         """Gives leases back and ends the connections. Requests that still wait are refused."""
-        for lane in self._lanes:
-            lane.leases.close()
-        await asyncio.gather(*(lane.wire.close() for lane in self._lanes))
-        for lane in self._lanes:
-            lane.group.close()
-        self._lanes = []
+        lanes, self._lanes, self._groups = self._lanes, None, ()
+        if lanes is not None:
+            lanes.leases.close()
+            await lanes.lines.close()
+            for group in lanes.groups:
+                group.close()
         self._mode = "unavailable"
 
     def plan(self, route: Route) -> AdmissionPlan:
@@ -118,19 +119,15 @@ class Admission:
 
         Until then they are renewed, however long the request takes.
         """
-        if verdict.leases:
-            for lane in self._lanes:
-                lane.leases.release(verdict)
-
-    def _lane(self, shard: int) -> _Lane:
-        return _Lane(self, shard)
+        if verdict.leases and self._lanes is not None:
+            self._lanes.leases.release(verdict)
 
     def _submit(self, ticket: Ticket) -> asyncio.Future[Verdict]:
         try:
-            lane = self._lanes[ticket.shard]
+            group = self._groups[ticket.shard]
         except IndexError:
             raise Unavailable("store_unavailable", reason="store_closed") from None
-        return lane.group.submit(ticket, self._next_lease() if ticket.leased else b"")
+        return group.submit(ticket, self._next_lease() if ticket.leased else b"")
 
     def _unasked(self) -> asyncio.Future[Verdict]:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
@@ -141,31 +138,40 @@ class Admission:
         self._lease_number += 1
         return b"$32\r\n%b%016x\r\n" % (self._lease_prefix, self._lease_number)
 
-    def _lane_changed(self) -> None:
-        mode = "shared" if self._lanes and all(lane.wire.up for lane in self._lanes) else "unavailable"
+    def _lines_changed(self, up: bool) -> None:
+        mode = "shared" if up else "unavailable"
         if mode != self._mode:
             self._mode = mode
             self._observer.mode(mode)
 
 
-class _Lane:
-    """What one shard has of its own: a connection, the requests on their way, the leases."""
+class _Lanes:
+    """What there is of each shard between start and end: a line, the requests on their way; and the leases of all."""
 
-    def __init__(self, admission: Admission, shard: int) -> None:
-        self._changed = admission._lane_changed
+    def __init__(self, admission: Admission) -> None:
+        store = admission._store
         scripts = (admission._admit_script, admission._lease_script)
-        self.wire = Wire(admission._store, tuple(script.load for script in scripts), self._line_changed)
-        self.leases = Leases(self.wire, admission._lease_script)
-        keys = shard_keys(admission._store.tag(shard))
-        self.group = Group(
-            self.wire, admission._admit_script, keys[:2], admission._budget_seconds, admission._observer, self.leases.granted
-        )
+        self._changed = admission._lines_changed
+        self.lines = store.lines([script.load for script in scripts], self._line_changed)
+        self._line_of = [self.lines.line(shard) for shard in range(store.shards)]
+        self.leases = Leases(self._line_of, admission._lease_script)
+        self.groups = [
+            Group(
+                line,
+                admission._admit_script,
+                shard_keys(store.tag(shard))[:2],
+                admission._budget_seconds,
+                admission._observer,
+                self.leases.granted,
+            )
+            for shard, line in enumerate(self._line_of)
+        ]
 
     def __repr__(self) -> str:
-        return f"{self.wire} {self.group} {self.leases}"
+        return f"{self.lines} {self.groups} {self.leases}"
 
-    def _line_changed(self, why: StoreError | None) -> None:
-        self.group.line_changed(why)
+    def _line_changed(self, shard: int, why: StoreError | None) -> None:
+        self.groups[shard].line_changed(why)
         if why is None:
             self.leases.line_up()
-        self._changed()
+        self._changed(all(line.up for line in self._line_of))

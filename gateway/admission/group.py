@@ -16,6 +16,7 @@ from gateway.admission.plan import Ticket
 from gateway.admission.verdict import Verdict
 from gateway.errors import Unavailable
 from gateway.store.error import StoreError
+from gateway.store.lines import Line
 from gateway.store.script import Script, bulk
 
 MAXIMUM_REQUESTS = 128
@@ -42,17 +43,6 @@ class AdmissionObserver(Protocol):
 
     def mode(self, mode: str) -> None:
         """Admission is `shared` from now on, or `unavailable`."""
-
-
-class Line(Protocol):
-    """The connection that calls go over."""
-
-    @property
-    def up(self) -> bool: ...
-
-    def send(self, payload: bytes, on_reply: Callable[[Any], None]) -> None: ...
-
-    def abort(self, why: StoreError) -> None: ...
 
 
 #: One waiting request: who waits, what it asks, the name of its lease, when it asked.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
-from gateway.admission.group import Line
+from gateway.admission.sending import send
 from gateway.admission.verdict import Lease, Verdict
+from gateway.store.lines import Line
 from gateway.store.script import Script, bulk
 
 _ZERO = bulk(b"0")
@@ -27,12 +29,12 @@ class Leases:
     What a caller forgets to release is not renewed once its verdict is gone, so it ends by itself; so does everything after kill -9.
 
     Args:
-        line: where calls go.
+        lines: where calls of each shard go.
         script: the lease script.
     """
 
-    def __init__(self, line: Line, script: Script) -> None:
-        self._line = line
+    def __init__(self, lines: Sequence[Line], script: Script) -> None:
+        self._lines = lines
         self._script = script
         self._loop = asyncio.get_running_loop()
         self._held: weakref.WeakSet[Verdict] = weakref.WeakSet()
@@ -62,11 +64,11 @@ class Leases:
         self._give_back(leases)
 
     def line_up(self) -> None:
-        """The store came back: gives back what was released in the meantime."""
+        """A shard came back: gives back what was released in the meantime."""
         self._plan_flush()
 
     def close(self) -> None:
-        """Gives back everything that is left, if the store can be reached."""
+        """Gives back everything that is left, where the store can be reached."""
         if self._timer is not None:
             self._timer.cancel()
         for verdict in list(self._held):
@@ -85,10 +87,7 @@ class Leases:
 
     def _flush(self) -> None:
         self._flush_planned = False
-        while self._returned and self._line.up:
-            leases = self._returned[:_MAXIMUM_A_CALL]
-            del self._returned[:_MAXIMUM_A_CALL]
-            self._call([(lease, _ZERO) for lease in leases])
+        self._returned = self._call(self._returned, lambda lease: _ZERO)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -104,34 +103,30 @@ class Leases:
             for lease in verdict.leases
             if now - lease.renewed_at >= lease.life_us / 1e6 * (_RENEW_AFTER - 1 / (2 * _LOOKS_A_LIFE))
         ]
-        if self._line.up:
-            for lease in due:
-                lease.renewed_at = now
-            for first in range(0, len(due), _MAXIMUM_A_CALL):
-                self._call([(lease, bulk(b"%d" % lease.life_us)) for lease in due[first : first + _MAXIMUM_A_CALL]])
+        later = self._call(due, lambda lease: bulk(b"%d" % lease.life_us))
+        for lease in set(due).difference(later):
+            lease.renewed_at = now
         if self._held:
             self._arm()
 
-    def _call(self, items: list[tuple[Lease, bytes]]) -> None:
-        payload = _payload(self._script.by_sha, items)
-        self._line.send(payload, self._again(items))
-
-    def _again(self, items: list[tuple[Lease, bytes]]) -> Callable[[Any], None]:
-        """Sends the text once where the server does not know the script. Other failures need nothing: leases end by themselves."""
-
-        def on_reply(reply: Any) -> None:
-            if getattr(reply, "kind", "") == "no_script" and self._line.up:
-                self._line.send(_payload(self._script.by_text, items), _ignore)
-
-        return on_reply
-
-
-def _ignore(_: Any) -> None:
-    """For replies that change nothing."""
+    def _call(self, leases: list[Lease], life: Callable[[Lease], bytes]) -> list[Lease]:
+        """Sends calls where the store can be reached. Returns the leases of shards where it can't."""
+        unsent: list[Lease] = []
+        for shard, group in groupby(sorted(leases, key=_SHARD), _SHARD):
+            line, items = self._lines[shard], list(group)
+            if not line.up:
+                unsent.extend(items)
+                continue
+            for first in range(0, len(items), _MAXIMUM_A_CALL):
+                send(line, self._script, _arguments([(lease, life(lease)) for lease in items[first : first + _MAXIMUM_A_CALL]]))
+        return unsent
 
 
-def _payload(verb: bytes, items: list[tuple[Lease, bytes]]) -> bytes:
+_SHARD = attrgetter("shard")
+
+
+def _arguments(items: Sequence[tuple[Lease, bytes]]) -> tuple[int, bytes]:
+    """How many arguments a call has, and all of them."""
     count = len(items)
     keys = b"".join(lease.key for lease, _ in items)
-    arguments = b"".join(lease.name + life for lease, life in items)
-    return b"*%d\r\n%b%b%b%b" % (3 + 3 * count, verb, bulk(b"%d" % count), keys, arguments)
+    return 1 + 3 * count, bulk(b"%d" % count) + keys + b"".join(lease.name + life for lease, life in items)

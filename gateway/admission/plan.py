@@ -61,7 +61,7 @@ class Ticket:
         """The leases that the script has given to this admitted request; a shadow limit that was full has given none."""
         if not self.charged:
             return ()
-        return tuple(Lease(key, name, life_us, now) for number, key, life_us in self.leased if reply[at + 1 + 2 * number] >= 0)
+        return tuple(Lease(self.shard, key, name, life_us, now) for number, key, life_us in self.leased if reply[at + 1 + 2 * number] >= 0)
 
 
 class _Template:

@@ -59,14 +59,16 @@ class Lease:
     """One place of a concurrency limit, held by one request.
 
     Attributes:
+        shard: where its key lives.
         key, name: where it is and what it is called, as arguments on the wire.
         life_us: how long it lasts when nobody renews it.
         renewed_at: loop time of the grant or the last renewal.
     """
 
-    __slots__ = ("key", "life_us", "name", "renewed_at")
+    __slots__ = ("key", "life_us", "name", "renewed_at", "shard")
 
-    def __init__(self, key: bytes, name: bytes, life_us: int, renewed_at: float) -> None:
+    def __init__(self, shard: int, key: bytes, name: bytes, life_us: int, renewed_at: float) -> None:
+        self.shard = shard
         self.key = key
         self.name = name
         self.life_us = life_us

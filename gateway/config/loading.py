@@ -188,7 +188,14 @@ def _state(section: models.State, report: Report, files: Files) -> StateSettings
     if any(pem.values()) and not section.url.startswith("rediss://"):
         key = next(key for key, value in pem.items() if value)
         report.add((*path, key), f"{key} applies to rediss:// only", "a rediss:// URL", key=True)
-    return StateSettings(url=section.url, budget=section.budget, when_unavailable=section.when_unavailable, **pem)
+    return StateSettings(
+        url=section.url,
+        budget=section.budget,
+        when_unavailable=section.when_unavailable,
+        ca_file=pem["ca_file"],
+        certificate_file=pem["certificate_file"],
+        key_file=pem["key_file"],
+    )
 
 
 def _consul(pieces: Parts, report: Report, files: Files) -> ConsulAgent | None:

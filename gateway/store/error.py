@@ -11,6 +11,10 @@ from redis import exceptions as redis_errors
 StoreErrorKind = Literal[
     "unavailable",  # not reachable, went away, is loading, has no primary, is busy
     "timeout",  # did not answer in time; what was sent may or may not have been done
+    "redirected",  # nothing was done, and whoever sent it knows better now where to: it may be sent again
+    "moved",  # the keys are on another server of the cluster: nothing was done
+    "asked",  # they are just on their way to another server: nothing was done
+    "try_again",  # some are here and some there: nothing was done
     "no_script",  # does not know the script: nothing was done, it may be sent again with its text
     "read_only",  # a replica, or a primary that was demoted: look for the new one
     "out_of_memory",
@@ -31,9 +35,9 @@ REPLY_KINDS: dict[str, StoreErrorKind] = {
     "BUSY": "unavailable",
     "MASTERDOWN": "unavailable",
     "CLUSTERDOWN": "unavailable",
-    "TRYAGAIN": "unavailable",
-    "MOVED": "unavailable",
-    "ASK": "unavailable",
+    "TRYAGAIN": "try_again",
+    "MOVED": "moved",
+    "ASK": "asked",
     "MISCONF": "unavailable",
     "NOREPLICAS": "unavailable",
     "UNKILLABLE": "unavailable",

@@ -26,7 +26,7 @@ OnReply = Callable[[Reply], None]
 
 _FIRST_PAUSE_SECONDS = 0.02
 #: Also how soon a store that came back is noticed (SPEC L10).
-_LONGEST_PAUSE_SECONDS = 0.8
+LONGEST_PAUSE_SECONDS = 0.8
 #: A connection that ends sooner is no better than one that could not be opened: the next one waits longer.
 _STEADY_SECONDS = 1.0
 _log = logging.getLogger("gateway.store")
@@ -37,6 +37,14 @@ class Connector(Protocol):
     """Opens connections: the store."""
 
     async def connect(self) -> AbstractConnection: ...
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancels a task that runs for ever, and waits for its end."""
+    # Again until it ends: before Python 3.12 asyncio.wait_for, which redis-py uses, swallows a cancellation that arrives with a result.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
 
 
 class _Link(asyncio.Protocol):
@@ -103,12 +111,24 @@ class Wire:
         connector: opens a connection.
         prepare: whole commands that are sent first on each connection; when one fails the connection is not used.
         on_change: called with None when the wire is up, with the reason when it went down.
+        name: what it leads to, for the log.
+        longest_pause_seconds: between two attempts to connect.
     """
 
-    def __init__(self, connector: Connector, prepare: tuple[bytes, ...], on_change: Callable[[StoreError | None], None]) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        prepare: tuple[bytes, ...],
+        on_change: Callable[[StoreError | None], None],
+        *,
+        name: str = "the store",
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
         self._connector = connector
         self._prepare = prepare
         self._on_change = on_change
+        self._name = name
+        self._longest_pause_seconds = longest_pause_seconds
         self._link: _Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._first_attempt = asyncio.Event()
@@ -124,17 +144,17 @@ class Wire:
 
     async def open(self) -> None:
         """Starts to keep the connection; returns after the first attempt, whatever came of it."""
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        self.start()
         await self._first_attempt.wait()
+
+    def start(self) -> None:
+        """Starts to keep the connection."""
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
         """Ends the connection for good. What waits for a reply gets an error."""
-        if self._keeper is None:
-            return
-        # Again until it ends: before Python 3.12 asyncio.wait_for, which redis-py uses, swallows a cancellation that arrives with a result.
-        while not self._keeper.done():
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper], timeout=0.1)
+        if self._keeper is not None:
+            await ended(self._keeper)
 
     def send(self, payload: bytes, on_reply: OnReply) -> None:
         """Sends one command. `on_reply` is called exactly once, with the reply or a StoreError, never from within this call.
@@ -164,7 +184,7 @@ class Wire:
                 continue
             # Jitter, or every replica would come back in the same millisecond.
             await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
-            pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+            pause_seconds = min(pause_seconds * 2, self._longest_pause_seconds)
 
     async def _connect(self) -> _Link:
         connection = await self._connector.connect()
@@ -203,7 +223,7 @@ class Wire:
         self._first_attempt.set()
         if self._failing:
             self._failing = False
-            _log.info("the store is usable again")
+            _log.info("%s is usable again", self._name)
         try:
             self._on_change(None)
             # Not awaited directly: closing the wire cancels the keeper, and must not cancel what the link has to say.
@@ -218,7 +238,8 @@ class Wire:
         """One line an outage, however often it is tried."""
         if not self._failing:
             self._failing = True
-            _log.warning("the store is not usable, its requests get 503 store_unavailable until it is: %s", " ".join(str(why).split()))
+            reason = " ".join(str(why).split())
+            _log.warning("%s is not usable, its requests get 503 store_unavailable until it is: %s", self._name, reason)
 
     def _lost(self, why: StoreError) -> None:
         # At once, not when the keeper's turn comes: what is sent until then would never be answered.
