@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from types import MappingProxyType
 from typing import Literal
 
@@ -36,6 +36,7 @@ class Rules:
 
     warning: bool = False
     loopback: Loopback = "refuse"
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _instance(entry: Mapping[str, object], query: ConsulQuery, rules: Rules) -> 
     meta = _meta(service.get("Meta"))
     return Instance(
         id=_identity(service, node),
-        host=_host(service, node, rules.loopback),
+        host=_host(service, node, rules),
         port=_port(service.get("Port")),
         weight=weight,
         scheme="https" if "https" in (meta.get("scheme"), meta.get("protocol")) else "http",
@@ -130,18 +131,31 @@ def _meta(meta: object) -> Mapping[str, str]:
     return MappingProxyType({key: value for key, value in meta.items() if isinstance(key, str) and isinstance(value, str)})
 
 
-def _host(service: Mapping[str, object], node: Mapping[str, object], loopback: Loopback) -> str:
+def _host(service: Mapping[str, object], node: Mapping[str, object], rules: Rules) -> str:
     address = service.get("Address") or node.get("Address")
     if not isinstance(address, str) or not address:
         raise Unusable("it has no address")
-    host = address.removeprefix("[").removesuffix("]") if address.startswith("[") else address
+    host = check_host(address.removeprefix("[").removesuffix("]") if address.startswith("[") else address, rules)
+    allowed = rules.loopback == "allow" or (rules.loopback == "same_machine" and is_loopback(str(node.get("Address"))))
+    if is_loopback(host) and not allowed:
+        raise Unusable(f"its address {_show(host)} is a loopback address")
+    return host
+
+
+def check_host(host: str, rules: Rules) -> str:
+    """The host in its usual form, when requests may go there at all. Whether a loopback address will do is for others to say.
+
+    Raises:
+        Unusable: they may not.
+    """
     number = _number(host)
     if number is None:
         _check_name(host)
     else:
         _check_number(number)
-    if is_loopback(host) and not (loopback == "allow" or (loopback == "same_machine" and is_loopback(str(node.get("Address"))))):
-        raise Unusable(f"its address {_show(host)} is a loopback address")
+    if rules.networks and not any(number is not None and _plain(number) in network for network in rules.networks):
+        # What a name stands for is known only when it is connected to.
+        raise Unusable(f"its address {_show(host)} is in none of the allowed networks")
     return host if number is None else str(number)
 
 

@@ -1,4 +1,4 @@
-"""Consul, spoken through py-consul with a transport of our own, and the source that watches a service there.
+"""Consul, spoken through py-consul with a transport of our own.
 
 py-consul builds the requests and knows the endpoints; it leaves the transport to whoever plugs one in (`consul.base.HTTPClient`). Ours
 is httpx: a deadline for each request, cancellation, TLS and Unix sockets, and nothing taken from the environment.
@@ -10,9 +10,10 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from time import monotonic
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -21,10 +22,14 @@ import orjson
 from consul import base
 from consul.exceptions import ConsulException
 
-from discovery.catalog import Loopback, Reading, Rules, is_loopback, read
+from discovery.catalog import Loopback, Rules, is_loopback
+from discovery.failover import FailoverSource
+from discovery.guard import Guard
 from discovery.instance import ConsulAgent, ConsulQuery
-from discovery.pacing import Backoff, TokenBucket
-from discovery.source import Failed, Found, Publish
+from discovery.reply import Consistency, ConsulError, Reply, decode, one_line
+from discovery.snapshots import NoSnapshots, SnapshotFiles, Snapshots
+from discovery.source import Source
+from discovery.watch import ConsulSource, in_turn
 
 logger = logging.getLogger("discovery.consul")
 
@@ -39,15 +44,11 @@ WAIT_FACTOR = 17 / 16
 WAIT_MARGIN_SECONDS = 5.0
 #: A bound against whatever else answers at this address. 10,000 instances take about 10 MiB.
 MAXIMUM_REPLY_BYTES = 32 * 1024 * 1024
-#: Consul closes further connections of one client address beyond 200 (`http_max_conns_per_client`).
-MAXIMUM_CONNECTIONS = 190
-#: A service that changes all the time is read four times a second at most, after a burst of two.
-BURST = 2
-INTERVAL_SECONDS = 0.25
-
-
-class ConsulError(Exception):
-    """Consul could not be asked, or its answer can't be trusted. The message is one line for operators."""
+#: For what is not a query about a service: registrations and access rights.
+SPARE_CONNECTIONS = 10
+#: Where there are more services than connections, each is looked at so often.
+ROUND_SECONDS = 10.0
+LEAST_WAIT_SECONDS = 0.1
 
 
 class Transport(base.HTTPClient):  # type: ignore[misc]
@@ -64,7 +65,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         address = _address(agent.url)
         super().__init__(address.host, address.port, address.scheme)
         self._url = f"Consul at {agent.url}"
-        limits = httpx.Limits(max_connections=MAXIMUM_CONNECTIONS, max_keepalive_connections=MAXIMUM_CONNECTIONS)
+        connections = agent.connections + SPARE_CONNECTIONS
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         transport = httpx.AsyncHTTPTransport(verify=_tls(agent), uds=address.socket or None, limits=limits, trust_env=False)
         self._http = httpx.AsyncClient(transport=transport, trust_env=False)
 
@@ -137,11 +139,11 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise ConsulError(f"no answer from {self._url} within {timeout_seconds:.1f} s") from exc
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
-            raise ConsulError(f"{self._url} can't be reached: {_one_line(exc) or type(exc).__name__}") from exc
+            raise ConsulError(f"{self._url} can't be reached: {one_line(exc) or type(exc).__name__}") from exc
         try:
             return callback(base.Response(response.status_code, response.headers, body))
         except ConsulException as exc:
-            raise ConsulError(f"Consul refused: {_one_line(exc)}") from exc
+            raise ConsulError(f"Consul refused: {one_line(exc)}") from exc
 
 
 class _Api(base.Consul):  # type: ignore[misc]
@@ -157,16 +159,6 @@ class _Api(base.Consul):  # type: ignore[misc]
         return Transport(self._agent)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A health reply: entries as decoded, and what its header fields say about it."""
-
-    entries: list[object]
-    index: int
-    known_leader: bool
-    last_contact_seconds: float
-
-
 class Consul:
     """One agent, as the sources and registrations of a process use it. A reload that keeps the object keeps the watches.
 
@@ -179,36 +171,80 @@ class Consul:
 
     def __init__(self, agent: ConsulAgent) -> None:
         self.agent = agent
-        self.rules = Rules(warning=agent.warning, loopback=_loopback(agent))
+        networks = tuple(map(ip_network, agent.networks))
+        self.rules = Rules(warning=agent.warning, loopback=_loopback(agent), networks=networks)
+        self.guard = Guard(agent.disappearance_guard)
+        self.snapshots: Snapshots = SnapshotFiles(Path(agent.cache_dir)) if agent.cache_dir else NoSnapshots()
         self._api = _Api(agent)
+        # Queries that are under way. The others wait here in turn, rather than in httpx, which looks through all of them for each.
+        self._turns = asyncio.Semaphore(agent.connections)
+        self._queries = 0
 
     def __repr__(self) -> str:
         return f"<Consul {self.agent.url}>"
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Write what is left to write, and close the connections."""
+        await self.snapshots.close()
         await self._api.http.close()
 
-    def source(self, query: ConsulQuery) -> ConsulSource:
-        """The source of a service."""
-        return ConsulSource(self, query)
+    def source(self, query: ConsulQuery) -> Source:
+        """The source of a service: its datacenter, or several in turn."""
+        queries = in_turn(query, self.agent.datacenter, self.agent.failover)
+        sources = tuple(ConsulSource(self, one) for one in queries)
+        return sources[0] if len(sources) == 1 else FailoverSource(sources)
 
-    async def health(self, query: ConsulQuery, index: int) -> Reply:
-        """The instances of a service (SPEC D1): at once when `index` is 0, else when they have changed or the wait is over."""
+    async def health(self, query: ConsulQuery, index: int, consistency: Consistency = "stale", *, every_state: bool = False) -> Reply:
+        """The instances of a service (SPEC D1): at once when `index` is 0, else when they have changed or the wait is over.
+
+        Args:
+            consistency: any server may answer a `stale` query, so that discovery goes on without a quorum; how old the answer may be is
+                in it [consistency.mdx].
+            every_state: also instances that are not passing.
+        """
         params: list[tuple[str, object]] = [("tag", tag) for tag in query.tags]
-        if not self.agent.warning:
+        if not self.agent.warning and not every_state:
             params.append(("passing", "1"))
-        if datacenter := query.datacenter or self.agent.datacenter:
-            params.append(("dc", datacenter))
+        if query.datacenter:
+            params.append(("dc", query.datacenter))
+        self._queries += 1
+        try:
+            async with self._turns:
+                return await self._health(query.service, params, index, consistency)
+        finally:
+            self._queries -= 1
+
+    async def _health(self, service: str, params: list[tuple[str, object]], index: int, consistency: Consistency) -> Reply:
         timeout_seconds = REQUEST_SECONDS
         if index:
-            params += (("index", index), ("wait", f"{self.agent.wait_seconds * 1000:.0f}ms"))
-            timeout_seconds = self.agent.wait_seconds * WAIT_FACTOR + WAIT_MARGIN_SECONDS
-        # Any server may answer, so that discovery goes on without a quorum; how old the answer may be is in it [consistency.mdx].
-        params.append(("stale", "1"))
-        path, headers = f"/v1/health/service/{query.service}", self._api.prepare_headers()
+            wait_seconds = self._wait_seconds()
+            params += (("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms"))
+            timeout_seconds = wait_seconds * WAIT_FACTOR + WAIT_MARGIN_SECONDS
+        if consistency != "default":
+            params.append((consistency, "1"))
+        path, headers = f"/v1/health/service/{service}", self._api.prepare_headers()
         reply: Reply = await self._api.http.get(_reply, path, params, headers, timeout_seconds=timeout_seconds)
         return reply
+
+    def _wait_seconds(self) -> float:
+        """How long a query may block: as configured, or so that all get their turn in `ROUND_SECONDS` when connections are short."""
+        if self._queries <= self.agent.connections:
+            return self.agent.wait_seconds
+        return max(LEAST_WAIT_SECONDS, min(self.agent.wait_seconds, ROUND_SECONDS * self.agent.connections / self._queries))
+
+    async def check_rights(self, query: ConsulQuery, nodes: Iterable[str]) -> None:
+        """See that nothing is missing from an answer because it may not be read: Consul filters silently.
+
+        Raises:
+            ConsulError: the token may not read the service or one of the nodes.
+        """
+        asked = [("service", query.service), *(("node", node) for node in nodes)]
+        body = orjson.dumps([{"Resource": kind, "Segment": name, "Access": "read"} for kind, name in asked])
+        path = "/v1/internal/acl/authorize"
+        params = [("dc", query.datacenter)] if query.datacenter else []
+        denied: list[str] = await self._api.http.post(_denied, path, params, body, self._api.prepare_headers())
+        if denied:
+            raise ConsulError(f"the ACL token may not read {', '.join(denied)}")
 
     async def register(self, name: str, **definition: object) -> None:
         """Register a service with the agent; the arguments are those of py-consul's `agent.service.register`."""
@@ -233,80 +269,6 @@ class Consul:
     async def _put(self, path: str) -> int:
         status: int = await self._api.http.put(_status, path, headers=self._api.prepare_headers())
         return status
-
-
-@dataclass(frozen=True, slots=True)
-class ConsulSource:
-    """Watches one service with blocking queries.
-
-    Whatever is no trustworthy answer is published as `Failed`, so the directory keeps what it has (SPEC D3).
-    """
-
-    consul: Consul
-    query: ConsulQuery
-
-    def __str__(self) -> str:
-        tags = f" tags {', '.join(self.query.tags)}" if self.query.tags else ""
-        datacenter = f" in {self.query.datacenter}" if self.query.datacenter else ""
-        return f"consul {self.query.service}{tags}{datacenter}"
-
-    async def watch(self, publish: Publish) -> None:
-        """Publish every answer and every failure until cancelled."""
-        bucket, backoff, seen = TokenBucket(BURST, INTERVAL_SECONDS), Backoff(), _Seen(str(self))
-        index = 0
-        while True:
-            await asyncio.sleep(bucket.take(monotonic()))
-            try:
-                reply = await self.consul.health(self.query, index)
-                found = self._found(reply, seen)
-            except ConsulError as error:
-                seen.failure(error)
-                publish(Failed(str(error)))
-                # An agent that comes back may count from anew: a query with the old index would wait for long (SPEC D2).
-                index = 0
-                await asyncio.sleep(backoff.failed())
-                continue
-            publish(found)
-            seen.success(found)
-            backoff.succeeded()
-            index = next_index(index, reply.index)
-
-    def _found(self, reply: Reply, seen: _Seen) -> Found:
-        reading: Reading = read(reply.entries, self.query, self.consul.rules)
-        # Without a leader the answer is what one server remembers. That is good for a start, and worse than what we know already.
-        if not reply.known_leader and (seen.answered or not reading.instances):
-            raise ConsulError("Consul has no leader")
-        return Found(reading.instances, reading.rejected, reply.last_contact_seconds, reply.known_leader)
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What a watch has been told, so that each thing is logged once."""
-
-    watching: str
-    answered: bool = False
-    failing: bool = False
-    rejected: frozenset[str] = field(default_factory=frozenset)
-
-    def failure(self, error: ConsulError) -> None:
-        if not self.failing:
-            logger.warning("%s: %s; the last known instances stay", self.watching, error)
-        self.failing = True
-
-    def success(self, found: Found) -> None:
-        if self.failing:
-            logger.info("%s: answered again", self.watching)
-        for reason in found.rejected:
-            if reason not in self.rejected:
-                logger.warning("%s: left out %s", self.watching, reason)
-        self.failing, self.answered, self.rejected = False, True, frozenset(found.rejected)
-
-
-def next_index(last: int, reported: int) -> int:
-    """The index for the next query (SPEC D2): one that went backwards starts anew, and one below 1 would not block."""
-    if reported < last:
-        return 0
-    return max(reported, 1)
 
 
 def agent_from_environment(environment: Mapping[str, str] = os.environ) -> ConsulAgent:
@@ -384,20 +346,18 @@ async def _bounded(response: httpx.Response) -> bytes:
 
 
 def _reply(response: base.Response) -> Reply:
-    if response.code != 200:
-        raise ConsulError(f"Consul answered HTTP {response.code}: {_one_line(response.body.decode('utf-8', 'replace'))}")
+    return decode(response.code, response.headers, response.body)
+
+
+def _denied(response: base.Response) -> list[str]:
+    """What may not be read. Without access rules Consul answers 401, and versions that can't be asked answer 404."""
+    if response.code == 403:
+        raise ConsulError(f"Consul answered HTTP 403: {one_line(response.body.decode('utf-8', 'replace'))}")
     try:
-        entries = orjson.loads(response.body)
-        index = int(response.headers["X-Consul-Index"])
-        last_contact_ms = int(response.headers.get("X-Consul-LastContact", "0"))
-    except (KeyError, ValueError) as exc:
-        raise ConsulError("the answer is not Consul's: no JSON or no index in it") from exc
-    if not isinstance(entries, list):
-        raise ConsulError("the answer is not Consul's: no list of instances")
-    if not entries and response.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
-        raise ConsulError("the ACL token may not read this service: every instance was filtered out")
-    known_leader = response.headers.get("X-Consul-KnownLeader", "true") == "true"
-    return Reply(entries, index, known_leader, last_contact_ms / 1000)
+        rows = orjson.loads(response.body) if response.code == 200 else []
+        return [f"{row['Resource']} {row['Segment']}" for row in rows if row["Allow"] is False]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _status(response: base.Response) -> int:
@@ -410,7 +370,3 @@ def _known(status: int) -> bool:
     if status == 404 or status >= 500:
         return False
     raise ConsulError(f"Consul refused: HTTP {status}")
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())[:200]

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from discovery.balance import Balancer, Empty, balancer
+from discovery.condition import Condition
 from discovery.endpoint import Endpoint
 from discovery.instance import Balance, Instance
 from discovery.source import Failed, Found, Source, Update
@@ -52,7 +53,7 @@ class Snapshot:
         confirmed_at: when the source last said that they are right.
         error: why the source could not say so the last time; empty when it could.
         rejected: registrations that can't be used, with reasons.
-        last_contact_seconds, known_leader: see `Found`.
+        last_contact_seconds, known_leader, held, restored_at, fallback: see `Found`.
     """
 
     instances: tuple[Instance, ...] = ()
@@ -65,11 +66,14 @@ class Snapshot:
     rejected: tuple[str, ...] = ()
     last_contact_seconds: float = 0.0
     known_leader: bool = True
+    held: int = 0
+    restored_at: float = 0.0
+    fallback: int = 0
 
     @property
     def stale(self) -> bool:
         """Whether the instances are those of an earlier answer, or of a server that may lag behind."""
-        return bool(self.error) or not self.known_leader
+        return bool(self.error) or not self.known_leader or self.held > 0 or self.restored_at > 0
 
 
 class ServiceView:
@@ -206,6 +210,11 @@ class Directory:
         now = self._clock()
         return [_describe(watch, now) for watch in self._watches.values()]
 
+    def conditions(self) -> list[Condition]:
+        """How much the knowledge about each service is worth now."""
+        now = self._clock()
+        return [_condition(watch.view.name, watch.view.snapshot, now) for watch in self._watches.values()]
+
     def _watch(self, name: str, watched: Watched, before: _Watch | None) -> _Watch:
         if before is not None and before.watched == watched:
             return before
@@ -252,11 +261,14 @@ class Directory:
         instances = _distinct(found.instances)
         after = replace(
             before,
-            confirmed_at=now,
+            confirmed_at=found.restored_at or now,
             error="",
             rejected=found.rejected,
             last_contact_seconds=found.last_contact_seconds,
             known_leader=found.known_leader,
+            held=found.held,
+            restored_at=found.restored_at,
+            fallback=found.fallback,
         )
         if before.version and instances == before.instances:
             return after
@@ -318,19 +330,32 @@ def _distinct(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
     return tuple(by_address.values())
 
 
+def _condition(name: str, snapshot: Snapshot, now: float) -> Condition:
+    return Condition(
+        service=name,
+        stale=snapshot.stale,
+        updated_seconds_ago=_age(snapshot.updated_at, now),
+        confirmed_seconds_ago=_age(snapshot.confirmed_at, now),
+        restored_seconds_ago=_age(snapshot.restored_at, now),
+        last_contact_seconds=snapshot.last_contact_seconds,
+        known_leader=snapshot.known_leader,
+        held=snapshot.held,
+        rejected=len(snapshot.rejected),
+        fallback=snapshot.fallback,
+    )
+
+
 def _describe(watch: _Watch, now: float) -> dict[str, object]:
     snapshot = watch.view.snapshot
+    condition = asdict(_condition(watch.view.name, snapshot, now))
+    del condition["service"]
     return {
         "name": watch.view.name,
         "source": str(watch.watched.source),
         "balance": watch.watched.balance.policy,
         "version": snapshot.version,
-        "stale": snapshot.stale,
         "error": snapshot.error,
-        "updated_seconds_ago": _age(snapshot.updated_at, now),
-        "confirmed_seconds_ago": _age(snapshot.confirmed_at, now),
-        "known_leader": snapshot.known_leader,
-        "last_contact_seconds": snapshot.last_contact_seconds,
+        **condition,
         "rejected": list(snapshot.rejected),
         "instances": [_describe_instance(*pair) for pair in zip(snapshot.instances, snapshot.endpoints, strict=True)],
     }

@@ -46,12 +46,14 @@ class ConsulQuery:
     Args:
         service: the name in the catalog.
         tags: an instance must carry all of them.
-        datacenter: where to look; the agent's own when empty.
+        datacenter: where to look; what the agent's settings say when empty.
+        failover: where to look next, in this order, while there is no instance.
     """
 
     service: str
     tags: tuple[str, ...] = ()
     datacenter: str = ""
+    failover: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +63,32 @@ class ConsulAgent:
     Args:
         url: `http://host:port`, `https://...` or `unix:///path`.
         token: ACL token, sent in `X-Consul-Token`; none when empty.
-        datacenter: default of the queries that name none.
+        datacenter, failover: for the queries that name no datacenter; the agent's own when empty.
         wait_seconds: length of a blocking query.
+        connections: queries that may be under way at once. Consul's `http_max_conns_per_client` (200) must be greater.
         warning: whether instances with a warning check are used, with `Weights.Warning`.
         loopback: whether instances on loopback addresses are used (link-local addresses never are). `auto` accepts them when both the
             agent and the node that registered the instance are on loopback: everything on one machine. Elsewhere such an address would
             lead the gateway to itself.
+        networks: CIDR blocks; when there are any, only instances whose address is a number within one of them are used.
+        disappearance_guard: share of a service's instances, 0..1; when more are gone at once, that is looked into before it is believed.
+        cache_dir: directory of snapshots on disk; none when empty.
+        publish_routes: whether services publish routes in their metadata.
         ca_file, certificate_file, key_file: PEM files for `https`; the system's authorities and no client certificate when empty.
     """
 
     url: str = "http://127.0.0.1:8500"
     token: str = field(default="", repr=False)
     datacenter: str = ""
+    failover: tuple[str, ...] = ()
     wait_seconds: float = 55.0
+    connections: int = 180
     warning: bool = False
     loopback: Literal["auto", "allow", "refuse"] = "auto"
+    networks: tuple[str, ...] = ()
+    disappearance_guard: float = 0.5
+    cache_dir: str = ""
+    publish_routes: bool = False
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""

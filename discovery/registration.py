@@ -20,9 +20,10 @@ from random import random
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
-from discovery.consul import Consul, ConsulError, agent_from_environment
+from discovery.consul import Consul, agent_from_environment
 from discovery.instance import NOTHING, ConsulAgent
 from discovery.pacing import Backoff
+from discovery.reply import ConsulError
 
 logger = logging.getLogger("discovery.registration")
 

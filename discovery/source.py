@@ -18,12 +18,18 @@ class Found:
         rejected: registrations that can't be used, each with its reason.
         last_contact_seconds: age of what the answering server knew (`X-Consul-LastContact`); 0 when it leads.
         known_leader: False when the answer comes from a server that follows nobody, so may be old.
+        held: how many of the instances the source names no more; they are kept until that is confirmed.
+        restored_at: when instances that come from disk were last confirmed, seconds since the epoch; 0 when they come from the source.
+        fallback: how many preferred places had nothing to offer.
     """
 
     instances: tuple[Instance, ...]
     rejected: tuple[str, ...] = ()
     last_contact_seconds: float = 0.0
     known_leader: bool = True
+    held: int = 0
+    restored_at: float = 0.0
+    fallback: int = 0
 
 
 @dataclass(frozen=True, slots=True)

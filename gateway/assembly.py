@@ -14,9 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 
-from discovery.consul import Consul, ConsulError
+from discovery.condition import Condition
+from discovery.consul import Consul
 from discovery.directory import FIRST_RESULT_SECONDS, Directory, Watched
 from discovery.endpoint import Endpoint
+from discovery.reply import ConsulError
 from discovery.static import StaticSource
 from gateway.admission.admission import Admission
 from gateway.admission.revocation import Revocations
@@ -33,6 +35,7 @@ from gateway.server.protocol import Front
 from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.redis import Store
+from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source
 from gateway.telemetry.telemetry import Telemetry
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
@@ -113,7 +116,7 @@ class Runtime:
             settings.audit,
             version=gateway_version(),
             replica=replica,
-            sources=[endpoints_source(self._endpoint_counts)],
+            sources=[endpoints_source(self._endpoint_counts), *discovery_sources(self._conditions)],
         )
         self.admission = Admission(store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics)
         self.authenticator = Authenticator(settings.authentication, self.http, store.client)
@@ -347,6 +350,11 @@ class Runtime:
         for name in self.forwarders:
             snapshot = self.directory.service(name).snapshot
             yield (name, "available"), float(len(snapshot.endpoints))
+
+    def _conditions(self) -> list[Condition]:
+        """Of the services that can change without us."""
+        found = [service.name for service in self.settings.services.values() if service.consul is not None]
+        return [condition for condition in self.directory.conditions() if condition.service in found]
 
 
 async def open_runtime(settings: Settings, *, replica: str = "") -> Runtime:

@@ -14,6 +14,8 @@ from gateway.settings import Settings
 
 #: Prefix lengths below which a block of trusted proxies is wider than any one organisation's network needs.
 NARROWEST_WIDE_PREFIX = {4: 8, 6: 32}
+#: Consul's default of `limits.http_max_conns_per_client`.
+CONSUL_CONNECTIONS_PER_CLIENT = 200
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Key path, message, what would be better.
 _Caution = tuple[str, str, str]
@@ -21,7 +23,7 @@ _Caution = tuple[str, str, str]
 
 def warnings(settings: Settings) -> list[Problem]:
     """Everything that deserves a second look, routes last. Routes carry their line; the rest names its key."""
-    general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _issuers, _services, _audit]
+    general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _issuers, _services, _audit]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
     return found + [_at(route, caution) for route in settings.routes for caution in (*_route(route), *_hashed(route, settings))]
 
@@ -58,6 +60,25 @@ def _state(settings: Settings) -> Iterator[_Caution]:
         if parts.password is None:
             yield "state.url", "the store is reached without a password", "redis://USER:PASSWORD@..., from ${...}"
         yield "state.url", "the store is reached without TLS", "rediss://"
+
+
+def _consul(settings: Settings) -> Iterator[_Caution]:
+    agent = settings.consul
+    if agent is None:
+        return
+    if agent.disappearance_guard == 1:
+        yield "discovery.consul.disappearance_guard", "100% believes every disappearance: a catalog that is lost takes services away", "50%"
+    parts = urlsplit(agent.url)
+    if agent.token and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        yield "discovery.consul.url", "the ACL token travels over plain HTTP", "https://, or an agent on this machine"
+    if agent.loopback == "allow":
+        yield "discovery.consul.loopback", "a registration can lead requests to this machine's own ports", "auto"
+    if agent.connections >= CONSUL_CONNECTIONS_PER_CLIENT:
+        yield (
+            "discovery.consul.connections",
+            f"Consul closes connections of one client beyond {CONSUL_CONNECTIONS_PER_CLIENT}, unless it is configured otherwise",
+            "limits.http_max_conns_per_client in the agent's configuration, greater by 20",
+        )
 
 
 def _issuers(settings: Settings) -> Iterator[_Caution]:

@@ -37,6 +37,15 @@ class Files:
                 self._report.add(key, f"can't read {shown(text)}: {_reason(error)}", _relative(path, text))
         return str(path)
 
+    def directory(self, text: str, key: KeyPath) -> str:
+        """The absolute path of a directory, which may be missing yet; empty for empty text."""
+        if not text:
+            return ""
+        path = self._directory / text
+        if self.required and path.exists() and not path.is_dir():
+            self._report.add(key, f"{shown(text)} is not a directory", _relative(path, text))
+        return str(path)
+
     def secret(self, text: str, key: KeyPath) -> bytes:
         """What is in a file, without the line break at its end; empty for empty text and after a problem."""
         if not text or not self.required:

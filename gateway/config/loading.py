@@ -13,7 +13,7 @@ from gateway.config.files import Files, is_token
 from gateway.config.limits import limit
 from gateway.config.problems import ConfigProblems, KeyPath, Mark, Marks, Problem, Report
 from gateway.config.routes import Names, check_unique, route
-from gateway.config.services import pair, pem_files, service
+from gateway.config.services import first_and_rest, pair, pem_files, service
 from gateway.config.validation import Parts, parts, validate
 from gateway.errors import ConfigError
 from gateway.route import Limit, Local, Route, Service
@@ -200,18 +200,28 @@ def _state(section: models.State, report: Report, files: Files) -> StateSettings
 
 def _consul(pieces: Parts, report: Report, files: Files) -> ConsulAgent | None:
     section = pieces.discovery.consul
+    cache_dir = files.directory(pieces.discovery.cache_dir, ("discovery", "cache_dir"))
     if section is None:
-        return ConsulAgent() if any(section.consul is not None for section in pieces.services.values()) else None
+        return ConsulAgent(cache_dir=cache_dir) if any(section.consul is not None for section in pieces.services.values()) else None
     path: KeyPath = ("discovery", "consul")
     pair(section, path, report)
+    datacenter, failover = first_and_rest(section.datacenter)
+    pem = pem_files(section, path, files)
     return ConsulAgent(
         url=section.url,
         token=files.secret_text(section.token_file, (*path, "token_file")),
-        datacenter=section.datacenter,
+        datacenter=datacenter,
+        failover=failover,
         wait_seconds=section.wait,
+        connections=section.connections,
         warning=section.warning,
         loopback=section.loopback,
-        **pem_files(section, path, files),
+        networks=tuple(section.networks),
+        disappearance_guard=section.disappearance_guard,
+        cache_dir=cache_dir,
+        ca_file=pem["ca_file"],
+        certificate_file=pem["certificate_file"],
+        key_file=pem["key_file"],
     )
 
 

@@ -11,7 +11,7 @@ import gateway.config.syntax as syntax
 from discovery.instance import ConsulAgent
 from gateway import route, settings
 from gateway.config.problems import Wrong, shown
-from gateway.config.values import Datacenter, Duration, Flag, Keys, NotYet, OneOf, Plain, Rate, Ratio, Size, Text, Whole, refused
+from gateway.config.values import Datacenters, Duration, Flag, Keys, NotYet, OneOf, Plain, Rate, Ratio, Size, Text, Whole, refused
 
 _SERVER = settings.ServerSettings()
 _ADMIN = settings.AdminSettings()
@@ -144,16 +144,27 @@ class Consul(Section):
 
     url: Annotated[str, Text(syntax.consul_url)] = Field(default=_CONSUL.url, description="http://, https:// or unix://.")
     token_file: OptionalText = Field(default="", description="File with the ACL token.")
-    datacenter: Annotated[str, Datacenter(optional=True)] = Field(default="", description="Where to look; the agent's own when empty.")
+    datacenter: Annotated[tuple[str, ...], Datacenters()] = Field(
+        default=(), description="Where to look; the agent's own when empty. A list is failed over along, first choice first."
+    )
     wait: Annotated[float, Duration("1s", "10m")] = Field(default=_CONSUL.wait_seconds, description="Length of a blocking query.")
+    connections: Annotated[int, Whole(1, 10_000)] = Field(
+        default=_CONSUL.connections, description="Queries at once. The agent's `http_max_conns_per_client` must be greater."
+    )
     warning: Bool = Field(default=_CONSUL.warning, description="Whether instances with a warning check are used.")
     loopback: Annotated[Literal["auto", "allow", "refuse"], OneOf(("auto", "allow", "refuse"))] = Field(
         default=_CONSUL.loopback, description="Whether instances on loopback addresses are used; auto: when the agent is on one too."
     )
+    networks: list[Annotated[str, Text(syntax.cidr)]] = Field(
+        default=[], description="Blocks of addresses that instances must be in; any but the dangerous ones when empty."
+    )
+    disappearance_guard: Annotated[float, Ratio()] = Field(
+        default=_CONSUL.disappearance_guard,
+        description="When more than this share of a service's instances is gone at once, that is looked into before it is believed.",
+    )
     ca_file: OptionalText = Field(default="", description="PEM file of the authorities that https:// is verified with.")
     certificate_file: OptionalText = Field(default="", description="PEM file of the client certificate for https://.")
     key_file: OptionalText = Field(default="", description="PEM file of the client certificate's key.")
-    disappearance_guard: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
     publish_routes: Annotated[Any, NotYet((False,))] = Field(default=False, description="Routes from service metadata. Not available yet.")
 
 
@@ -161,7 +172,9 @@ class Discovery(Section):
     """Where services are found."""
 
     consul: Consul | None = Field(default=None, description="The Consul agent; used with its defaults when a service needs it.")
-    cache_dir: Annotated[Any, NotYet()] = Field(default=None, description="Last good snapshots. Not available yet.")
+    cache_dir: OptionalText = Field(
+        default="", description="Directory for the last good instances, for a start without Consul; none are kept when empty."
+    )
 
 
 class Claims(Section):
@@ -231,7 +244,9 @@ class ConsulService(Section):
 
     service: PlainText = Field(description="Name in the catalog.")
     tags: list[PlainText] = Field(default=[], description="Tags that an instance must carry, all of them.")
-    datacenter: Annotated[str, Datacenter(optional=True)] = Field(default="", description="One datacenter; a list is not available yet.")
+    datacenter: Annotated[tuple[str, ...], Datacenters()] = Field(
+        default=(), description="Where to look; what discovery.consul says when empty. A list is failed over along."
+    )
 
 
 class StaticInstance(Section):

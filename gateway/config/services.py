@@ -32,7 +32,12 @@ def service(name: str, section: models.ServiceSection, path: KeyPath, report: Re
 def _query(consul: str | models.ConsulService) -> ConsulQuery:
     if isinstance(consul, str):
         return ConsulQuery(consul)
-    return ConsulQuery(consul.service, tuple(consul.tags), consul.datacenter)
+    return ConsulQuery(consul.service, tuple(consul.tags), *first_and_rest(consul.datacenter))
+
+
+def first_and_rest(datacenters: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The datacenter to look in, and those to fail over along."""
+    return (datacenters[0], datacenters[1:]) if datacenters else ("", ())
 
 
 def _instances(entries: list[str | models.StaticInstance], path: KeyPath, report: Report) -> tuple[Instance, ...]:

@@ -143,13 +143,19 @@ class Text(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Datacenter(Text):
-    """One datacenter; the list to fail over along comes later."""
+class Datacenters(Value):
+    """One name, or several to fail over along; none when empty."""
 
-    def parse(self, value: object) -> str:
-        if isinstance(value, list | tuple):
-            raise Wrong("a list of datacenters is not available yet", "one name")
-        return Text.parse(self, value)
+    def parse(self, value: object) -> tuple[str, ...]:
+        if value == "":
+            return ()
+        names = tuple(Text().parse(item) for item in (value if isinstance(value, list | tuple) else [value]))
+        if len(set(names)) != len(names):
+            raise Wrong("the same datacenter twice", "each once, first choice first")
+        return names
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string", "minLength": 1}, "uniqueItems": True}]}
 
 
 @dataclass(frozen=True, slots=True)

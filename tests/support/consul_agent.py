@@ -1,5 +1,5 @@
-"""A real Consul for tests: `shared_agent()` for those that only register and read, which `CONSUL_HTTP_ADDR` may name, and
-`consul_agent()` for those that kill, restart or configure it.
+"""A real Consul for tests: `shared_agent()` for those that only register and read, which `CONSUL_HTTP_ADDR` may name,
+`consul_agent()` for those that kill, restart or configure it, and `consul_cluster()` for those that take servers away.
 
 Where the program of our own agents comes from, in this order: a container, where an engine answers; `consul` on PATH; the Debian package
 that `scripts/get-debian-package.sh` puts into the cache directory.
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -41,6 +42,9 @@ class Runner(Protocol):
     def stop(self, *, kill: bool) -> None:
         """End it, if it runs; with SIGKILL when asked to."""
 
+    def pause(self) -> None:
+        """Let it run no further: it takes connections and says nothing."""
+
 
 class ProcessRunner:
     """A program on this machine."""
@@ -59,12 +63,18 @@ class ProcessRunner:
         process, self._process = self._process, None
         if process is None:
             return
+        process.send_signal(signal.SIGCONT)
         process.kill() if kill else process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+
+    def pause(self) -> None:
+        """SIGSTOP, until it is ended."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
 
 class ContainerRunner:
@@ -87,6 +97,10 @@ class ContainerRunner:
             if kill:
                 container.get_wrapped_container().kill("SIGKILL")
             container.stop()
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self._container.get_wrapped_container().pause()
 
 
 class Client:
@@ -120,38 +134,66 @@ class Client:
 
 
 class Agent(Client):
-    """A `consul agent -dev` at an address of its own."""
+    """An agent at an address of its own: `consul agent -dev`, or with a data directory, so that it remembers."""
 
-    def __init__(self, runner: Runner, directory: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, runner: Runner, directory: Path, settings: Mapping[str, object], *, dev: bool = True) -> None:
         self._runner = runner
         self._directory = directory
         self._settings = settings
+        self._kind = ["-dev"] if dev else ["-data-dir", str(directory / "data")]
         # Everybody who tests on this machine at the same time gets another address.
         now = time.monotonic_ns()
         self.host = f"127.{2 + os.getpid() % 250}.{now % 250}.{1 + now // 1000 % 250}"
         self._ports = dict(zip(("http", "server", "serf_lan", "serf_wan"), _free_ports(self.host, 4), strict=True))
         super().__init__(f"http://{self.host}:{self._ports['http']}")
 
-    def start(self) -> Self:
-        """Start, and wait until it leads."""
+    @property
+    def gossip(self) -> str:
+        """Where others of its datacenter join it."""
+        return f"{self.host}:{self._ports['serf_lan']}"
+
+    @property
+    def wide_gossip(self) -> str:
+        """Where servers of other datacenters join it."""
+        return f"{self.host}:{self._ports['serf_wan']}"
+
+    def start(self, **more: object) -> Self:
+        """Start, and wait until it knows a leader. `more` settings go beside those that it was made with."""
+        self.launch(**more)
+        self.wait_until_ready()
+        return self
+
+    def launch(self, **more: object) -> None:
+        """Start, without waiting."""
         ports = {**self._ports, "dns": -1, "grpc": -1, "https": -1}
         file = self._directory / "agent.json"
-        file.write_text(json.dumps({"ports": ports, **self._settings}))
+        file.write_text(json.dumps({"ports": ports, **self._settings, **more}))
         self._directory.chmod(0o755)  # in a container the agent is another user
-        self._runner.start(["agent", "-dev", "-bind", self.host, "-client", self.host, "-config-file", str(file)], self._directory)
-        self._wait_until_ready()
-        return self
+        address = ["-bind", self.host, "-client", self.host]
+        self._runner.start(["agent", *self._kind, *address, "-config-file", str(file)], self._directory)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.http.get("/v1/status/peers").status_code < 600
+        return False
 
     def kill(self) -> None:
         """End it as a crash does. A dev agent forgets everything."""
         self._runner.stop(kill=True)
+
+    def pause(self) -> None:
+        """Let it hang, until it is killed."""
+        self._runner.pause()
 
     def close(self) -> None:
         """End it."""
         self._runner.stop(kill=False)
         self.http.close()
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Return once it knows a leader."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError, ValueError):
@@ -187,6 +229,53 @@ def consul_agent(**settings: object) -> Iterator[Agent]:
             yield agent.start()
         finally:
             agent.close()
+
+
+class Cluster:
+    """Servers of one datacenter, started together."""
+
+    def __init__(self, servers: list[Agent]) -> None:
+        self.servers = servers
+
+    def start(self) -> Self:
+        """Start, and wait until each knows the leader."""
+        for server in self.servers:
+            self.launch(server)
+        for server in self.servers:
+            server.wait_until_ready()
+        return self
+
+    def launch(self, server: Agent) -> None:
+        """Start one of them, again if it was killed."""
+        server.launch(retry_join=[other.gossip for other in self.servers], retry_interval="1s")
+
+    def leader(self) -> Agent:
+        """The server that leads."""
+        rpc = next(server for server in self.servers if server.alive).http.get("/v1/status/leader").raise_for_status().json()
+        return next(server for server in self.servers if rpc.startswith(f"{server.host}:"))
+
+    def close(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.kill()
+            server.http.close()
+
+
+@contextlib.contextmanager
+def consul_cluster(size: int = 3) -> Iterator[Cluster]:
+    """A cluster of servers that remember what they knew when they are started again."""
+    with contextlib.ExitStack() as stack:
+        directories = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consul-test-"))) for _ in range(size)]
+        settings = {"server": True, "bootstrap_expect": size, "performance": {"raft_multiplier": 1}, "disable_update_check": True}
+        servers = [
+            Agent(_runner(), directory, {**settings, "node_name": f"server-{number}"}, dev=False)
+            for number, directory in enumerate(directories)
+        ]
+        cluster = Cluster(servers)
+        try:
+            yield cluster.start()
+        finally:
+            cluster.close()
 
 
 def _runner() -> Runner:

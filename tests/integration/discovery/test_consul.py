@@ -2,9 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,41 +11,13 @@ from discovery.directory import Directory, ServiceView, Watched
 from discovery.instance import Balance, ConsulAgent, ConsulQuery
 from tests.support.consul_agent import Agent, consul_agent
 from tests.support.sources import until
+from tests.support.watching import bootstrapped, ports, run, ttl_check, wait_for, watching
 
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     with consul_agent() as running:
         yield running
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
-
-
-@asynccontextmanager
-async def watching(query: ConsulQuery, settings: ConsulAgent, balance: Balance | None = None) -> AsyncIterator[ServiceView]:
-    consul = Consul(settings)
-    directory = Directory({query.service: Watched(consul.source(query), balance or Balance())})
-    await directory.start(timeout=0.5)
-    try:
-        yield directory.service(query.service)
-    finally:
-        await directory.close()
-        await consul.close()
-
-
-def ports(view: ServiceView) -> list[int]:
-    return sorted(instance.port for instance in view.snapshot.instances)
-
-
-def wait_for(view: ServiceView, *expected: int) -> Coroutine[Any, Any, float]:
-    return until(lambda: ports(view) == list(expected))
-
-
-def ttl_check(agent: Agent, name: str, port: int, **fields: object) -> str:
-    agent.register(name, port, ID=f"{name}-{port}", Check={"TTL": "60s", "Status": "passing"}, **fields)
-    return f"service:{name}-{port}"
 
 
 def test_registration_and_deregistration_are_seen(agent: Agent) -> None:
@@ -310,19 +280,3 @@ def test_a_token_that_may_not_read_keeps_what_is_known() -> None:
                 assert made["SecretID"] not in view.snapshot.error
 
     run(scenario())
-
-
-async def bootstrapped(guarded: Agent) -> str:
-    """The management token of an agent whose ACLs have just been switched on."""
-    answers: list[Any] = []
-
-    def attempt() -> bool:
-        response = guarded.http.put("/v1/acl/bootstrap")
-        if response.status_code == 200:
-            answers.append(response.json())
-        return bool(answers)
-
-    await until(attempt)
-    secret = answers[0]["SecretID"]
-    assert isinstance(secret, str)
-    return secret

@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from discovery import consul as consul_module
-from discovery.consul import Consul, ConsulError
+from discovery import watch as watch_module
+from discovery.consul import Consul
 from discovery.instance import ConsulAgent, ConsulQuery
+from discovery.reply import ConsulError
 from discovery.source import Failed, Found, Update
 from tests.support.scripted_http import Answer, ScriptedServer, reply, scripted_server
 from tests.support.sources import until
@@ -47,6 +49,8 @@ class Script:
         self._answers = list(answers)
 
     def __call__(self, target: str) -> Answer:
+        if target == "/v1/internal/acl/authorize":
+            return reply(b"", None, "401 Unauthorized")
         return self._answers.pop(0) if self._answers else None
 
 
@@ -140,7 +144,7 @@ def test_warning_instances_are_asked_for_when_configured() -> None:
 
 @pytest.mark.parametrize(("indexes", "asked"), [((9, 5, 6), ["", "9", "", "6"]), ((0, 0), ["", "1", ""]), ((5, 5), ["", "5", "5"])])
 def test_the_index_is_followed_by_the_rules(indexes: tuple[int, ...], asked: list[str]) -> None:
-    """D2: smaller than the last -> 0; below 1 -> 1."""
+    """D2, F-13: smaller than the last -> 0; below 1 -> 1."""
 
     async def scenario() -> None:
         _, server = await watched(Script(*(reply(GOOD, index) for index in indexes)), len(indexes))
@@ -163,13 +167,13 @@ def test_after_a_failure_the_next_query_does_not_block() -> None:
 
 
 def test_an_agent_that_never_blocks_is_not_asked_all_the_time() -> None:
-    """D2: the loop is limited by a token bucket."""
+    """D2, F-13: the loop is limited by a token bucket."""
 
     async def scenario() -> None:
         started = time.monotonic()
         updates, _ = await watched(lambda _: reply(GOOD, 7), 6)
         # Two at once, four more at a quarter of a second each.
-        assert time.monotonic() - started >= 4 * consul_module.INTERVAL_SECONDS - 0.05
+        assert time.monotonic() - started >= 4 * watch_module.INTERVAL_SECONDS - 0.05
         assert all(update == updates[0] for update in updates)
 
     run(scenario())
@@ -208,10 +212,10 @@ def test_a_query_that_gets_no_answer_ends(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_agent_that_takes_no_connection_costs_no_place_in_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """F-14, F-35: a black hole for hours must not use up the connections that the client may have."""
     monkeypatch.setattr(consul_module, "CONNECT_SECONDS", 0.1)
-    monkeypatch.setattr(consul_module, "MAXIMUM_CONNECTIONS", 2)
+    monkeypatch.setattr(consul_module, "SPARE_CONNECTIONS", 1)
 
     async def scenario(url: str) -> None:
-        consul = Consul(ConsulAgent(url=url))
+        consul = Consul(ConsulAgent(url=url, connections=1))
         for _ in range(5):
             with pytest.raises(ConsulError, match="does not take a connection"):
                 await consul.health(WEB, 0)

@@ -2,8 +2,10 @@
 
 import pytest
 
-from discovery.consul import Consul, ConsulError, agent_from_environment, next_index
+from discovery.consul import Consul, agent_from_environment
 from discovery.instance import ConsulAgent, ConsulQuery
+from discovery.reply import ConsulError
+from discovery.watch import next_index
 
 
 @pytest.mark.parametrize(

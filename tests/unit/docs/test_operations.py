@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.admin.api import AdminSite
 from gateway.assembly import Runtime
 from gateway.settings import AuditSettings, TelemetrySettings
+from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source
 from gateway.telemetry.telemetry import Telemetry
 from tests.support.documents import DOCS, code_words, part, snippets
@@ -24,7 +25,8 @@ CALL = re.compile(r"(GET|POST|DELETE) (/\S*)")
 
 def rendered() -> set[str]:
     """Families of a live exposition."""
-    telemetry = Telemetry(TelemetrySettings(), AuditSettings(sink=()), version="1", replica="r", sources=[endpoints_source(lambda: [])])
+    sources = [endpoints_source(lambda: []), *discovery_sources(lambda: [])]
+    telemetry = Telemetry(TelemetrySettings(), AuditSettings(sink=()), version="1", replica="r", sources=sources)
     asyncio.run(telemetry.close(1.0))
     return set(re.findall(r"^# TYPE (\S+)", telemetry.render().decode(), re.MULTILINE))
 
