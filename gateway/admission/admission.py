@@ -13,6 +13,7 @@ from gateway.admission.keys import Facts
 from gateway.admission.leases import Leases
 from gateway.admission.plan import AdmissionPlan, Ticket
 from gateway.admission.revocation import shard_keys
+from gateway.admission.spread import Refunds, Spread
 from gateway.admission.verdict import ALLOWED, Verdict
 from gateway.auth.principal import Principal
 from gateway.errors import Unavailable
@@ -54,6 +55,7 @@ class Admission:
         self._observer = observer
         self._admit_script = Script.read(_LUA / "admit.lua")
         self._lease_script = Script.read(_LUA / "leases.lua")
+        self._refund_script = Script.read(_LUA / "refund.lua")
         # From start to end
         self._lanes: _Lanes | None = None
         self._groups: Sequence[Group] = ()
@@ -106,13 +108,13 @@ class Admission:
         """
         if not plan.needs(principal):
             return self._unasked()
-        return self._submit(plan.ticket(principal, facts))
+        return self._submit(plan, plan.ticket(principal, facts))
 
     def peek(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Awaitable[Verdict]:
         """What `admit` would find, without counting anything: `remaining` tells whether the request's cost would fit."""
         if not plan.needs(principal):
             return self._unasked()
-        return self._submit(plan.peek_ticket(principal, facts))
+        return self._submit(plan, plan.peek_ticket(principal, facts))
 
     def release(self, verdict: Verdict) -> None:
         """Says that the request is over: its concurrency leases are given back. For any verdict, any number of times, without waiting.
@@ -122,11 +124,14 @@ class Admission:
         if verdict.leases and self._lanes is not None:
             self._lanes.leases.release(verdict)
 
-    def _submit(self, ticket: Ticket) -> asyncio.Future[Verdict]:
+    def _submit(self, plan: AdmissionPlan, ticket: Ticket) -> asyncio.Future[Verdict]:
         try:
             group = self._groups[ticket.shard]
         except IndexError:
             raise Unavailable("store_unavailable", reason="store_closed") from None
+        if ticket.rest:
+            assert self._lanes is not None
+            return asyncio.ensure_future(self._lanes.spread.decide(plan, ticket))
         return group.submit(ticket, self._next_lease() if ticket.leased else b"")
 
     def _unasked(self) -> asyncio.Future[Verdict]:
@@ -150,7 +155,7 @@ class _Lanes:
 
     def __init__(self, admission: Admission) -> None:
         store = admission._store
-        scripts = (admission._admit_script, admission._lease_script)
+        scripts = (admission._admit_script, admission._lease_script, admission._refund_script)
         self._changed = admission._lines_changed
         self.lines = store.lines([script.load for script in scripts], self._line_changed)
         self._line_of = [self.lines.line(shard) for shard in range(store.shards)]
@@ -166,6 +171,8 @@ class _Lanes:
             )
             for shard, line in enumerate(self._line_of)
         ]
+        refunds = Refunds(self._line_of, admission._refund_script)
+        self.spread = Spread(self.groups, self.leases, refunds, admission._next_lease)
 
     def __repr__(self) -> str:
         return f"{self.lines} {self.groups} {self.leases}"

@@ -8,6 +8,7 @@ connection, so a second one only saves waiting when the first is slow: below tha
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -96,6 +97,7 @@ class Group:
         self._calls: list[_Call] = []
         self._last_sent = 0.0
         self._down_since: float | None = self._loop.time()
+        self._closed = False
 
         # What the loop will do for us
         self._flush_planned = False
@@ -105,8 +107,13 @@ class Group:
     def __repr__(self) -> str:
         return f"<Group waiting={len(self._waiting)} calls={len(self._calls)}>"
 
-    def submit(self, ticket: Ticket, lease: bytes) -> asyncio.Future[Verdict]:
-        """Asks for a verdict. The future ends within the budget, with `Unavailable` when the store has not answered by then."""
+    def submit(self, ticket: Ticket, lease: bytes, asked: float = 0.0) -> asyncio.Future[Verdict]:
+        """Asks for a verdict. The future ends within the budget, with `Unavailable` when the store has not answered by then.
+
+        Args:
+            lease: name for the leases of its concurrency limits, as it goes over the wire.
+            asked: loop time from which the budget counts, when that is not now.
+        """
         loop = self._loop
         future: asyncio.Future[Verdict] = loop.create_future()
         now = loop.time()
@@ -114,7 +121,7 @@ class Group:
             # It has been away for longer than anybody would wait: nobody does.
             future.set_exception(_unavailable("store_down"))
             return future
-        self._waiting.append((future, ticket, lease, now))
+        self._waiting.append((future, ticket, lease, asked or now))
         if not self._flush_planned:
             if self._may_send(now):
                 self._flush_planned = True
@@ -122,7 +129,7 @@ class Group:
             elif self._straggler_timer is None and self._calls:
                 self._straggler_timer = loop.call_later(_PATIENCE_SECONDS, self._send_stragglers)
         if self._deadline_timer is None:
-            self._arm_deadline(now + self._budget_seconds)
+            self._arm_deadline((asked or now) + self._budget_seconds)
         return future
 
     def line_changed(self, why: StoreError | None) -> None:
@@ -135,6 +142,9 @@ class Group:
 
     def close(self) -> None:
         """Refuses everything that still waits."""
+        self._closed = True
+        # For good: whoever asks from now on is refused at once.
+        self._down_since = -math.inf
         for timer in (self._straggler_timer, self._deadline_timer):
             if timer is not None:
                 timer.cancel()
@@ -207,6 +217,9 @@ class Group:
             self._line.send(self._payload(call), lambda again: self._answered(call, again))
             return
         self._calls.remove(call)
+        if isinstance(reply, StoreError) and reply.kind == "redirected":
+            self._send_again(call)
+            return
         now = self._loop.time()
         self._observer.batch(len(call.requests), now - call.sent_at)
         if isinstance(reply, StoreError):
@@ -215,6 +228,13 @@ class Group:
             self._distribute(call, reply, now)
         if self._waiting:
             self._send_waiting()
+
+    def _send_again(self, call: _Call) -> None:
+        """Before all others: nothing was done, and their budgets go on."""
+        self._waiting.extendleft(reversed(call.requests))
+        if self._closed:
+            self.close()
+        self._send_waiting()
 
     def _distribute(self, call: _Call, reply: Any, now: float) -> None:
         try:
@@ -234,13 +254,14 @@ class Group:
         verdicts: list[Verdict] = []
         at = 0
         for _, ticket, lease, _ in call.requests:
-            plan = ticket.plan
-            verdict = plan.verdict(reply, at)
+            share = ticket.share
+            verdict = share.verdict(reply, at)
             if lease and verdict.allowed:
                 verdict.leases = ticket.leases(reply, at, lease, now)
             verdicts.append(verdict)
-            at += 1 if reply[at] > 0 else plan.width
-        if at != len(reply):
+            at += 1 if reply[at] > 0 else share.width
+        # The clock of the server follows.
+        if at != len(reply) - 1:
             raise ValueError(at)
         return verdicts
 

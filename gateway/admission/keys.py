@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Protocol
@@ -46,6 +46,21 @@ def digest(*values: bytes) -> bytes:
 def identity(kind: str, value: str | None) -> bytes:
     """What stands for a token's jti, subject, session, client or issuer in the revocation set; zeros for None."""
     return NOTHING if value is None else digest(kind.encode(), value.encode("utf-8", "surrogatepass"))
+
+
+def home(principal: Principal | None, facts: Facts) -> bytes:
+    """What chooses the shard of a request: its subject, or its client address when nobody in particular asks."""
+    return network(facts.client_ip) if principal is None else _text(principal.subject)
+
+
+def home_of_limit(parts: Sequence[tuple[bytes, ...]]) -> bytes:
+    """What chooses the shard of a limit's counter. It depends on nothing but what the counter stands for, or requests that share it would
+    count apart; where that includes a subject or a client address, it is the `home` of their requests."""
+    for kind in (b"subject", b"client_ip"):
+        for part in parts:
+            if part[0] == kind:
+                return part[-1]
+    return digest(*(value for part in parts for value in part))
 
 
 def key_part(name: str, route: str) -> Part:

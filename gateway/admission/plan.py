@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import permutations
-from math import gcd
 from struct import pack
 from typing import Protocol
 
 from gateway.admission import limits as limit_rules
-from gateway.admission.keys import Facts, Part, digest, identity, key_part, of_principal_only
-from gateway.admission.limits import SECOND_US, ceil_seconds
-from gateway.admission.verdict import ALLOWED, REVOKED, Lease, Verdict
+from gateway.admission.keys import Facts, Part, digest, home, home_of_limit, identity, key_part, of_principal_only
+from gateway.admission.limits import ceil_seconds
+from gateway.admission.reading import Reading
+from gateway.admission.share import PartShare, PartVerdict, Share
+from gateway.admission.verdict import Lease, Verdict
 from gateway.auth.principal import Principal
 from gateway.errors import ConfigError
 from gateway.route import Limit, Route
 from gateway.store.script import bulk
 
-_KIND_CODES = {"gcra": 1, "sliding_window": 2, "quota": 3, "concurrency": 4}
 #: Times 128 requests a call stays far below the number of values that Lua can pass at once.
 MAXIMUM_LIMITS = 32
 _PARAMETER = re.compile(r"\{([^}:]+)(?::[^}]*)?\}")
@@ -39,23 +38,29 @@ class Ticket:
     """What one request needs to ask the script, ready for the wire. It is used again for the next request of the same principal.
 
     Attributes:
+        share: the limits that it asks about.
+        shard: where.
         keys, key_count: the keys of its limits.
         arguments, argument_count: plan and who; a request with leases adds its lease's name.
-        leased: where its concurrency limits are: (number in the plan, key on the wire, life in microseconds).
+        leased: where its concurrency limits are: (number in the share, key on the wire, life in microseconds).
         charged: False when it only peeks.
+        rest: what must be asked on other shards as soon as this one admits.
+        each_key: the keys again, one by one, of a request that asks several shards.
     """
 
-    __slots__ = ("argument_count", "arguments", "charged", "key_count", "keys", "leased", "plan", "shard")
+    __slots__ = ("argument_count", "arguments", "charged", "each_key", "key_count", "keys", "leased", "rest", "shard", "share")
 
-    def __init__(self, plan: AdmissionPlan, shard: int, keys: Sequence[bytes], arguments: bytes, charged: bool) -> None:
-        self.plan = plan
+    def __init__(self, share: Share, shard: int, keys: Sequence[bytes], arguments: bytes, charged: bool) -> None:
+        self.share = share
         self.shard = shard
         self.keys = b"".join(keys)
         self.key_count = len(keys)
         self.arguments = arguments
-        self.leased = tuple((at, keys[at], life_us) for at, life_us in plan.lease_limits)
+        self.leased = tuple((at, keys[at], life_us) for at, life_us in share.lease_limits)
         self.argument_count = 3 if self.leased else 2
         self.charged = charged
+        self.rest: tuple[Ticket, ...] = ()
+        self.each_key: Sequence[bytes] = ()
 
     def leases(self, reply: Sequence[int], at: int, name: bytes, now: float) -> tuple[Lease, ...]:
         """The leases that the script has given to this admitted request; a shadow limit that was full has given none."""
@@ -82,6 +87,10 @@ class _Template:
         values = [value for part in self._parts for value in part(principal, facts)]
         return self._prefixes[shard] + digest(*values).hex().encode() + b"\r\n"
 
+    def home(self, principal: Principal | None, facts: Facts) -> bytes:
+        """What chooses the shard."""
+        return home_of_limit([part(principal, facts) for part in self._parts])
+
 
 class AdmissionPlan:
     """A route's limits, compiled. Made by `Admission.plan`.
@@ -106,21 +115,17 @@ class AdmissionPlan:
         self.name = route.name
         self.limits: tuple[Limit, ...] = tuple(real)
         self.shadow_limits: tuple[Limit, ...] = tuple(shadow)
-        #: Integers of the reply that a request which is not revoked takes.
-        self.width = 1 + 2 * len(every)
-        self.lease_limits = tuple((at, limit.period_us) for at, limit in enumerate(every) if limit.kind == "concurrency")
         self.policy_line = limit_rules.policy_line(real)
+        self._every = every
         self._sharding = sharding
         tags = [sharding.tag(shard) for shard in range(shards)]
         self._templates = [_Template(limit, at >= len(real), route.name, tags) for at, limit in enumerate(every)]
-        self._charged = bulk(_parameters(real, shadow, route.cost))
-        self._peeked = bulk(_parameters(real, shadow, 0))
         self._kept_with_principal = all(of_principal_only(name) for limit in every for name in limit.key)
-        self._names = tuple(limit.name for limit in real)
-        self._items = tuple(_item_template(limit) for limit in real)
-        self._capacities = tuple(limit_rules.capacity(limit) for limit in real)
-        self._blocks = _block_templates(self._items, self.policy_line) if len(real) <= _FEW_LIMITS else {}
-        self._read = _reader(self)
+        self._whole = Share(real, shadow, route.cost, self.policy_line)
+        self._ticket: Callable[[Principal | None, Facts, int], Ticket] = self._ticket_on if shards == 1 else self._ticket_anywhere
+        # By the numbers of their limits
+        self._parts: dict[tuple[int, ...], PartShare] = {}
+        self._readings: dict[tuple[int, ...], Reading] = {}
 
     def __repr__(self) -> str:
         return f"<AdmissionPlan {self.name} limits={len(self.limits)} shadow={len(self.shadow_limits)}>"
@@ -146,116 +151,68 @@ class AdmissionPlan:
 
     def verdict(self, reply: Sequence[int], at: int) -> Verdict:
         """What the script's reply says about the request whose part begins `at`."""
-        code = reply[at]
-        return REVOKED[code] if code > 0 else self._read(reply, at)
+        return self._whole.verdict(reply, at)
 
-    def _ticket(self, principal: Principal | None, facts: Facts, cost: int) -> Ticket:
-        shard = self._sharding.shard_of(facts.client_ip if principal is None else principal.subject)
+    def joined(self, decided: Sequence[tuple[Ticket, PartVerdict]]) -> Verdict:
+        """What several shards have decided about one request, each about its limits. When the last one refuses, the others have been
+        told to take back what they counted."""
+        allowed = decided[-1][1].allowed
+        numbers: dict[int, Sequence[int]] = {}
+        for ticket, verdict in decided:
+            assert isinstance(ticket.share, PartShare)
+            cost = self.route.cost if ticket.charged and verdict.allowed and not allowed else 0
+            numbers |= zip(ticket.share.numbers, verdict.lefts_and_waits(ticket.share, cost), strict=True)
+        known = tuple(sorted(numbers))
+        reply = [0 if allowed else -1, *(value for number in known for value in numbers[number])]
+        return self._reading(known).read(reply, 0)
+
+    def _ticket_on(self, principal: Principal | None, facts: Facts, cost: int, shard: int = 0) -> Ticket:
         keys = [template.key(shard, principal, facts) for template in self._templates]
-        who = _NOBODY if principal is None else _who(principal)
-        return Ticket(self, shard, keys, (self._charged if cost else self._peeked) + who, cost > 0)
+        return Ticket(self._whole, shard, keys, self._whole.arguments(cost) + _who_of(principal), cost > 0)
 
-    def _read_single(self, reply: Sequence[int], at: int) -> Verdict:
-        remaining, wait_us = reply[at + 1], reply[at + 2]
-        if remaining < 0:
-            return self._read_all(reply, at)
-        seconds = -(-wait_us // SECOND_US)
-        name = self._names[0]
-        return Verdict(True, "", (), ((name, remaining),), (), 0, self._items[0] % (remaining, seconds) + self.policy_line)
-
-    def _read_admitted(self, reply: Sequence[int], at: int) -> Verdict:
-        """The common outcome of a route with a few limits and no shadow limits: nothing refuses."""
-        if reply[at]:
-            return self._read_all(reply, at)
-        lefts = reply[at + 1 : at + self.width : 2]
-        waits = reply[at + 2 : at + self.width : 2]
-        capacities = self._capacities
-        if len(lefts) == 2:
-            nearest: tuple[int, ...] = _FORWARD if lefts[0] * capacities[1] <= lefts[1] * capacities[0] else _BACKWARD
-        else:
-            nearest = tuple(sorted(range(len(lefts)), key=lambda i: lefts[i] / capacities[i]))
-        numbers = [number for i in nearest for number in (lefts[i], -(-waits[i] // SECOND_US))]
-        return Verdict(True, "", (), tuple(zip(self._names, lefts, strict=True)), (), 0, self._blocks[nearest] % tuple(numbers))
-
-    def _read_all(self, reply: Sequence[int], at: int) -> Verdict:
-        names = self._names
-        count = len(names)
-        numbers = [(reply[i], reply[i + 1]) for i in range(at + 1, at + self.width, 2)]
-        remaining = tuple((names[i], left if left >= 0 else -1 - left) for i, (left, _) in enumerate(numbers[:count]))
-        violated = tuple(names[i] for i, (left, _) in enumerate(numbers[:count]) if left < 0)
-        shadow = tuple(limit.name for limit, (left, _) in zip(self.shadow_limits, numbers[count:], strict=True) if left < 0)
-        wait_us = max((wait for left, wait in numbers[:count] if left < 0), default=0)
-        allowed = reply[at] == 0
-        return Verdict(
-            allowed,
-            "",
-            violated,
-            remaining,
-            shadow,
-            0 if allowed else max(1, ceil_seconds(wait_us)),
-            self._header_block(numbers[:count]),
+    def _ticket_anywhere(self, principal: Principal | None, facts: Facts, cost: int) -> Ticket:
+        """Where a limit that counts across principals may live on another shard than the principal."""
+        shard_of = self._sharding.shard_of
+        at_home = shard_of(home(principal, facts))
+        # The principal's own shard first: it knows whether the token is revoked, and a refusal there costs the others nothing.
+        placed: dict[int, list[int]] = {} if principal is None else {at_home: []}
+        for number, template in enumerate(self._templates):
+            placed.setdefault(shard_of(template.home(principal, facts)), []).append(number)
+        if len(placed) <= 1:
+            return self._ticket_on(principal, facts, cost, next(iter(placed), at_home))
+        first, *rest = (
+            self._part_ticket(shard, tuple(numbers), principal, facts, cost, principal if shard == at_home else None)
+            for shard, numbers in placed.items()
         )
+        first.rest = tuple(rest)
+        return first
 
-    def _header_block(self, numbers: Sequence[tuple[int, int]]) -> bytes:
-        """Both lines; the policy nearest exhaustion first, those that refuse before all."""
-        if not numbers:
-            return b""
-        nearest = sorted(range(len(numbers)), key=lambda i: numbers[i][0] / self._capacities[i] if numbers[i][0] >= 0 else -1.0)
-        items = [_fill(self._items[i], *numbers[i]) for i in nearest]
-        return b"ratelimit: " + b", ".join(item.removeprefix(_LINE).removesuffix(b"\r\n") for item in items) + b"\r\n" + self.policy_line
+    def _part_ticket(
+        self, shard: int, numbers: tuple[int, ...], principal: Principal | None, facts: Facts, cost: int, who: Principal | None
+    ) -> Ticket:
+        share = self._parts.get(numbers)
+        if share is None:
+            share = self._parts[numbers] = PartShare(numbers, *self._some(numbers), self.route.cost)
+        keys = [self._templates[number].key(shard, principal, facts) for number in numbers]
+        ticket = Ticket(share, shard, keys, share.arguments(cost) + _who_of(who), cost > 0)
+        ticket.each_key = keys
+        return ticket
 
+    def _some(self, numbers: Sequence[int]) -> tuple[list[Limit], list[Limit]]:
+        """Some of the limits and of the shadow limits."""
+        first_shadow = len(self.limits)
+        real = [self._every[number] for number in numbers if number < first_shadow]
+        return real, [self._every[number] for number in numbers if number >= first_shadow]
 
-_LINE = b"ratelimit: "
-#: Up to so many limits have a template for each order.
-_FEW_LIMITS = 4
-_FORWARD, _BACKWARD = (0, 1), (1, 0)
-_Read = Callable[[Sequence[int], int], Verdict]
-
-
-def _reader(plan: AdmissionPlan) -> _Read:
-    """The quickest way to read a reply for this plan."""
-    if plan.width == 1:
-        return lambda _, __: ALLOWED
-    if plan.width == 3 and plan.limits:
-        return plan._read_single
-    if plan._blocks and not plan.shadow_limits:
-        return plan._read_admitted
-    return plan._read_all
-
-
-def _item_template(limit: Limit) -> bytes:
-    """A whole `ratelimit` line for one limit, to be filled with remaining events and seconds."""
-    return b'ratelimit: "%b";r=%%d;t=%%d\r\n' % limit.name.replace("%", "%%").encode()
+    def _reading(self, numbers: tuple[int, ...]) -> Reading:
+        reading = self._readings.get(numbers)
+        if reading is None:
+            reading = self._readings[numbers] = Reading(*self._some(numbers), self.policy_line)
+        return reading
 
 
-def _block_templates(items: Sequence[bytes], policy_line: bytes) -> dict[tuple[int, ...], bytes]:
-    """Both header lines for every order in which a few limits may be nearest to exhaustion, to be filled with their numbers."""
-    bare = [item.removeprefix(_LINE).removesuffix(b"\r\n") for item in items]
-    tail = b"\r\n" + policy_line.replace(b"%", b"%%")
-    return {order: _LINE + b", ".join(bare[i] for i in order) + tail for order in permutations(range(len(bare)))}
-
-
-def _fill(template: bytes, left: int, wait_us: int) -> bytes:
-    return template % (left if left >= 0 else -1 - left, ceil_seconds(wait_us))
-
-
-def _parameters(real: Sequence[Limit], shadow: Sequence[Limit], cost: int) -> bytes:
-    """The plan as the script reads it; see lua/admit.lua."""
-    if not real and not shadow:
-        return b""
-    parts = [pack("<BBddd", _KIND_CODES[limit.kind], 0, *_numbers(limit)) for limit in real]
-    parts += [pack("<BBddd", _KIND_CODES[limit.kind], 1, *_numbers(limit)) for limit in shadow]
-    return pack("<d", cost) + b"".join(parts)
-
-
-def _numbers(limit: Limit) -> tuple[float, float, float]:
-    if limit.kind != "gcra":
-        return float(limit.count), float(limit.period_us), 0.0
-    # A bucket in units of 1/count microseconds: an event adds `period`, each microsecond drains `count`. All whole numbers, so no rate
-    # is rounded; dividing by what they share keeps them small.
-    shared = gcd(limit.period_us, limit.count)
-    increment = limit.period_us // shared
-    return float(increment), float(limit.burst * increment), float(limit.count // shared)
+def _who_of(principal: Principal | None) -> bytes:
+    return _NOBODY if principal is None else _who(principal)
 
 
 def _who(principal: Principal) -> bytes:

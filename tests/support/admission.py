@@ -76,9 +76,11 @@ def principal(
 
 
 @asynccontextmanager
-async def admitting(url: str, *, budget_seconds: float = 2.0, observer: Recorder | None = None) -> AsyncIterator[tuple[Store, Admission]]:
+async def admitting(
+    url: str, *, budget_seconds: float = 2.0, observer: Recorder | None = None, shards: int = 0
+) -> AsyncIterator[tuple[Store, Admission]]:
     """An admission over the server at `url`, started; closed with its store at the end."""
-    store = Store.open(StateSettings(url=url))
+    store = Store.open(StateSettings(url=url, shards=shards))
     admission = Admission(store, budget_seconds=budget_seconds, observer=observer or Recorder())
     await admission.start()
     try:

@@ -21,6 +21,7 @@
 --   and, unless revoked, two for each limit of its plan
 --     remaining   events that are left; -1 - remaining when this limit refuses the request
 --     wait        microseconds until there is more (0 when it is full), or, when it refuses, until the same request would be accepted
+-- and at the end the clock: microseconds since the epoch
 --
 -- Requests see what the ones before them in the call have taken. A cost of 0 peeks: it takes nothing and gets no lease.
 -- A shadow limit is decided and counted alone, as if it were the only limit: it counts each request that is not revoked and that it would
@@ -344,4 +345,5 @@ for number = 1, #requests do
 end
 
 for i = 1, #changed do writers[changed[i].limit.kind](changed[i], changed[i].limit) end
+reply[size + 1] = now
 return reply

@@ -203,7 +203,7 @@ async def _wait_us(bench: Bench, plan: AdmissionPlan, someone: Principal) -> int
     ticket = plan.peek_ticket(someone, FixedFacts())
     head = b"*8\r\n" + bench.script.by_sha + b"$1\r\n3\r\n" + b"$16\r\ngw:{s00}:revoked\r\n" + b"$20\r\ngw:{s00}:revocations\r\n"
     bench.wire.send(head + ticket.keys + ticket.arguments, replies.set_result)
-    _, remaining, wait_us = await replies
+    _, remaining, wait_us, _ = await replies
     return 0 if remaining > 0 else int(wait_us)
 
 

@@ -39,6 +39,8 @@ class HandLine:
             self.owed.popleft()(why)
 
     def reply(self, reply: Any) -> None:
+        """The script's clock follows what it says about requests."""
+        reply = [*reply, 1_764_000_000_000_000] if isinstance(reply, list) else reply
         self.owed.popleft()(reply)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.plan import AdmissionPlan
+from gateway.admission.reading import Reading
 from gateway.errors import ConfigError
 from gateway.route import Limit, Route
 from tests.support.admission import FixedFacts, concurrency, gcra, principal, quota, route, sliding
@@ -109,7 +110,7 @@ def test_a_quick_reading_says_what_the_full_one_says(data: st.DataObject) -> Non
     plan = plan_of(route(*limits))
     numbers = [(data.draw(st.integers(0, limit.count)), data.draw(st.integers(0, 10**8))) for limit in limits]
     reply = [7, 0, *(number for pair in numbers for number in pair), 7]
-    quick, full = plan.verdict(reply, 1), plan._read_all(reply, 1)
+    quick, full = plan.verdict(reply, 1), Reading(plan.limits, (), plan.policy_line)._read_all(reply, 1)
     assert (quick.allowed, quick.remaining, quick.header_block) == (full.allowed, full.remaining, full.header_block)
 
 
