@@ -16,7 +16,7 @@ import httpx
 
 from discovery.condition import Condition
 from discovery.consul import Consul
-from discovery.directory import FIRST_RESULT_SECONDS, Directory, Watched
+from discovery.directory import FIRST_RESULT_SECONDS, Directory, ServiceView, Watched
 from discovery.endpoint import Endpoint
 from discovery.reply import ConsulError
 from discovery.static import StaticSource
@@ -29,6 +29,7 @@ from gateway.errors import ConfigError
 from gateway.generation import Draft, Generation, Surroundings
 from gateway.pipeline import Pipeline
 from gateway.plan import RoutePlan
+from gateway.published import Publisher, published_sources
 from gateway.route import Route, Service
 from gateway.router import Router
 from gateway.server.protocol import Front
@@ -110,13 +111,18 @@ class Runtime:
         self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
         self.consul = _consul(settings)
         watched = {name: self._watched(service, self.consul) for name, service in settings.services.items()}
-        self.directory = Directory(watched, on_left=close_pools)
+        self.publisher = Publisher(self.republish)
+        self.directory = Directory(watched, on_left=close_pools, on_change=self._heard)
         self.telemetry = Telemetry(
             settings.telemetry,
             settings.audit,
             version=gateway_version(),
             replica=replica,
-            sources=[endpoints_source(self._endpoint_counts), *discovery_sources(self._conditions)],
+            sources=[
+                endpoints_source(self._endpoint_counts),
+                *discovery_sources(self._conditions),
+                *published_sources(lambda: self.publisher.table),
+            ],
         )
         self.admission = Admission(store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics)
         self.authenticator = Authenticator(settings.authentication, self.http, store.client)
@@ -144,11 +150,12 @@ class Runtime:
         unanswered = await self.directory.start()
         self._warn_unanswered(unanswered)
         await self.admission.start()
-        draft = self._draft(self.settings)
+        draft = self._draft(self.settings, self.publisher.fitting(self.settings))
         first = draft.finish(self.generation, self.authenticator, self._forwarder)
         server = self.settings.server
         self.front = Front(first.pipeline, server.max, server.timeouts, first.proxies, self.client_deadlines)
         self._enter(first)
+        self.publisher.start()
         self.telemetry.start()
         self._started = True
         self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
@@ -163,6 +170,7 @@ class Runtime:
             await client.aclose()
         for endpoint in self._endpoints():
             close_pools(endpoint)
+        await self.publisher.close()
         await self.directory.close()
         if self.consul is not None:
             await self.consul.close()
@@ -232,12 +240,18 @@ class Runtime:
             ConfigError: something in them can't be used; nothing has changed.
         """
         async with self._adopting:
-            return await self._change(self._as_started(settings), self.current.published)
+            settings = self._as_started(settings)
+            return await self._change(settings, self.publisher.fitting(settings))
 
-    async def publish(self, routes: tuple[Route, ...]) -> int:
-        """Serve these routes besides those of the settings, in place of the ones published before. Result and errors are `adopt`'s."""
+    async def republish(self) -> int:
+        """Serve what services publish now besides the routes of the settings. Result and errors are `adopt`'s."""
         async with self._adopting:
-            return await self._change(self.settings, routes)
+            before = self.generation
+            published = self.publisher.fitting(self.settings)
+            after = await self._change(self.settings, published)
+        if after != before:
+            self.telemetry.event("config", {"generation": after, "published": [f"{route.name} {route.path}" for route in published]})
+        return after
 
     def _as_started(self, settings: Settings) -> Settings:
         """The settings, with what can't change while the process runs."""
@@ -305,7 +319,14 @@ class Runtime:
 
     def _draft(self, settings: Settings, published: tuple[Route, ...] = ()) -> Draft:
         surroundings = Surroundings(self.admission.plan, self.admission, self.telemetry.tracer, self.telemetry)
-        return Draft(settings, published, surroundings)
+        try:
+            return Draft(settings, published, surroundings)
+        except ConfigError:
+            if not published:
+                raise
+            # What services publish must not keep the file's routes from being served.
+            logger.exception("published routes can't be served")
+            return Draft(settings, (), surroundings)
 
     def _enter(self, generation: Generation) -> None:
         """Put a generation to work: requests that begin from now on are its."""
@@ -341,6 +362,9 @@ class Runtime:
         return Watched(consul.source(service.consul), service.balance, sought=service.consul)
 
     # Facts for others
+
+    def _heard(self, view: ServiceView) -> None:
+        self.publisher.heard(view.name, view.snapshot.instances)
 
     def _endpoints(self) -> Iterator[Endpoint]:
         for name in self.forwarders:

@@ -92,6 +92,28 @@ def parse_route(route: Route) -> Template:
     return Template(route.path, segments, mounted=True)
 
 
+def overlap(one: Template, other: Template) -> bool:
+    """Whether there is a path that both match. In doubt there is: a word that looks nearly like a UUID counts as one."""
+    for first, second in zip(one.segments, other.segments, strict=False):
+        if "tail" in (first.kind, second.kind):
+            return True
+        if not _meet(first, second):
+            return False
+    shorter, longer = sorted((one, other), key=lambda template: len(template.segments))
+    rest = longer.segments[len(shorter.segments) :]
+    # The bare path of a mount is without its tail.
+    return not rest or (longer.mounted and len(rest) == 1)
+
+
+def _meet(first: Segment, second: Segment) -> bool:
+    if first.kind == second.kind == "literal":
+        return first.text == second.text
+    literal = next((segment.text for segment in (first, second) if segment.kind == "literal"), None)
+    if literal is None:
+        return True
+    return any(map(str.isdigit, literal)) if "int" in (first.kind, second.kind) else literal != ""
+
+
 def _problem(path: str, where: str, message: str) -> ConfigError:
     return ConfigError(f"{where}: path {path!r} {message}" if where else f"path {path!r} {message}")
 

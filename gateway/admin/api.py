@@ -89,8 +89,15 @@ class AdminSite:
     # For the admin token
 
     async def routes(self, request: Request) -> Response:
-        """The route table, in match order."""
-        return _json({"generation": self._runtime.generation, "routes": [redacted(route) for route, _ in self._runtime.routes.entries]})
+        """The route table, in match order, and what services published that is not in it."""
+        runtime = self._runtime
+        return _json(
+            {
+                "generation": runtime.generation,
+                "routes": [redacted(route) for route, _ in runtime.routes.entries],
+                "conflicts": [asdict(conflict) for conflict in runtime.publisher.table.conflicts],
+            }
+        )
 
     async def services(self, request: Request) -> Response:
         """Services with their instances and live state."""

@@ -68,6 +68,12 @@ def _consul(settings: Settings) -> Iterator[_Caution]:
         return
     if agent.disappearance_guard == 1:
         yield "discovery.consul.disappearance_guard", "100% believes every disappearance: a catalog that is lost takes services away", "50%"
+    if agent.publish_routes and not agent.token:
+        yield (
+            "discovery.consul.publish_routes",
+            "without access rules in Consul, anybody who reaches it can register a service and publish a route",
+            "token_file, and service:write for the services' own names only",
+        )
     parts = urlsplit(agent.url)
     if agent.token and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
         yield "discovery.consul.url", "the ACL token travels over plain HTTP", "https://, or an agent on this machine"

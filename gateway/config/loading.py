@@ -219,6 +219,7 @@ def _consul(pieces: Parts, report: Report, files: Files) -> ConsulAgent | None:
         networks=tuple(section.networks),
         disappearance_guard=section.disappearance_guard,
         cache_dir=cache_dir,
+        publish_routes=section.publish_routes,
         ca_file=pem["ca_file"],
         certificate_file=pem["certificate_file"],
         key_file=pem["key_file"],

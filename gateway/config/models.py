@@ -165,7 +165,9 @@ class Consul(Section):
     ca_file: OptionalText = Field(default="", description="PEM file of the authorities that https:// is verified with.")
     certificate_file: OptionalText = Field(default="", description="PEM file of the client certificate for https://.")
     key_file: OptionalText = Field(default="", description="PEM file of the client certificate's key.")
-    publish_routes: Annotated[Any, NotYet((False,))] = Field(default=False, description="Routes from service metadata. Not available yet.")
+    publish_routes: Bool = Field(
+        default=_CONSUL.publish_routes, description="Whether services publish routes to themselves in their metadata."
+    )
 
 
 class Discovery(Section):

@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.telemetry",
         "gateway.upstream",
     ),
-    "pipeline": ("gateway.client", "gateway.handlers", "gateway.pipeline", "gateway.plan", "gateway.server"),
+    "pipeline": ("gateway.client", "gateway.handlers", "gateway.pipeline", "gateway.plan", "gateway.published", "gateway.server"),
     "admin": ("gateway.admin",),
     "app": ("gateway.app", "gateway.assembly", "gateway.development", "gateway.generation"),
     "command line": ("gateway", "gateway.__main__", "gateway.cli", "gateway.demo", "hms_etl"),

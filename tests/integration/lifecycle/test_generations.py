@@ -10,14 +10,12 @@ import pytest
 
 from gateway.assembly import Runtime
 from gateway.errors import ConfigError
-from gateway.route import Route, UpstreamTLS
+from gateway.route import UpstreamTLS
 from gateway.settings import Settings
 from tests.integration.lifecycle.conftest import Stage
 from tests.support.gateway_process import GET, Client, run
 from tests.support.recording_upstream import OK, Link, Script, recording_upstream
 from tests.support.redis_server import until
-
-PUBLISHED = Route(name="published", path="/published", target="s", authentication="none")
 
 
 def holding(release: asyncio.Event) -> Script:
@@ -143,26 +141,6 @@ def test_same_settings_are_no_new_generation(stage: Stage) -> None:
             pipeline = runtime.pipeline
             assert await runtime.adopt(replace(runtime.settings)) == 1
             assert runtime.pipeline is pipeline
-
-    run(main())
-
-
-def test_routes_that_services_publish_come_and_go_beside_those_of_the_settings(stage: Stage) -> None:
-    """D10: and a reload keeps them."""
-
-    async def main() -> None:
-        async with stage() as (gateway, _):
-            client, runtime = await gateway.connect(), gateway.runtime
-            assert await status(client, b"/published") == 404
-            assert await runtime.publish((PUBLISHED,)) == 2
-            assert await status(client, b"/published") == 200
-            await runtime.adopt(with_path(runtime.settings, "/t/{rest:path}"))
-            assert (await status(client, b"/published"), await status(client, b"/t/1")) == (200, 200)
-            with pytest.raises(ConfigError):
-                await runtime.publish((PUBLISHED, replace(PUBLISHED, name="twice")))
-            assert await status(client, b"/published") == 200
-            assert await runtime.publish(()) == 4
-            assert await status(client, b"/published") == 404
 
     run(main())
 

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from gateway.admin.api import AdminSite
 from gateway.assembly import Runtime
+from gateway.published import Table, published_sources
 from gateway.settings import AuditSettings, TelemetrySettings
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source
@@ -25,7 +26,7 @@ CALL = re.compile(r"(GET|POST|DELETE) (/\S*)")
 
 def rendered() -> set[str]:
     """Families of a live exposition."""
-    sources = [endpoints_source(lambda: []), *discovery_sources(lambda: [])]
+    sources = [endpoints_source(lambda: []), *discovery_sources(lambda: []), *published_sources(Table)]
     telemetry = Telemetry(TelemetrySettings(), AuditSettings(sink=()), version="1", replica="r", sources=sources)
     asyncio.run(telemetry.close(1.0))
     return set(re.findall(r"^# TYPE (\S+)", telemetry.render().decode(), re.MULTILINE))
