@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from discovery.reply import ConsulError
 from discovery.static import StaticSource
 from gateway.admission.admission import Admission
 from gateway.admission.revocation import Revocations
+from gateway.admission.together import Together
 from gateway.auth.authenticator import Authenticator
 from gateway.client import ServiceTransport, service_client
 from gateway.deadlines import Deadlines
@@ -37,7 +39,7 @@ from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.redis import Store
 from gateway.telemetry.discovery import discovery_sources
-from gateway.telemetry.metrics import endpoints_source
+from gateway.telemetry.metrics import endpoints_source, together_sources
 from gateway.telemetry.telemetry import Telemetry
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
 
@@ -122,11 +124,20 @@ class Runtime:
                 endpoints_source(self._endpoint_counts),
                 *discovery_sources(self._conditions),
                 *published_sources(lambda: self.publisher.table),
+                *together_sources(self._together_figures),
             ],
         )
-        self.admission = Admission(store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics)
+        self.started_at = time.time()
+        self.together = Together(store, replica, self._about, self.telemetry.metrics.revocation_propagated)
+        self.admission = Admission(
+            store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics, reconciliation=self.together.reconciler
+        )
         self.authenticator = Authenticator(settings.authentication, self.http, store.client)
-        self.revocations = Revocations(store, maximum_lifetime_seconds=longest_life(settings.authentication))
+        self.revocations = Revocations(
+            store,
+            maximum_lifetime_seconds=longest_life(settings.authentication),
+            publish=self.together.journal.publish,
+        )
         self.upstream_deadlines = Deadlines(UPSTREAM_TICK_SECONDS)
         self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
         self._clients: dict[str, httpx.AsyncClient] = {}
@@ -149,6 +160,7 @@ class Runtime:
         await self.authenticator.start()
         unanswered = await self.directory.start()
         self._warn_unanswered(unanswered)
+        await self.together.start()
         await self.admission.start()
         draft = self._draft(self.settings, self.publisher.fitting(self.settings))
         first = draft.finish(self.generation, self.authenticator, self._forwarder)
@@ -174,6 +186,7 @@ class Runtime:
         await self.directory.close()
         if self.consul is not None:
             await self.consul.close()
+        await self.together.close()
         await self.admission.close()
         await self._retire_all()
         await self.authenticator.close()
@@ -185,9 +198,10 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether it can do its job: store met once, keys loaded, every service answered for. No later outage takes it back (F-52)."""
+        """Whether it can do its job: store met once, revocations mirrored, keys loaded, every service answered for. No later outage takes
+        it back (F-52)."""
         if not self._was_ready:
-            self._was_ready = self.admission.ready and self.authenticator.ready and self.directory.ready
+            self._was_ready = self.admission.ready and self.together.ready and self.authenticator.ready and self.directory.ready
         return self._was_ready and not self.draining
 
     def not_ready_because(self) -> list[str]:
@@ -197,6 +211,8 @@ class Runtime:
         missing = []
         if not self.admission.ready:
             missing.append("store")
+        elif not self.together.ready:
+            missing.append("revocations")
         if not self.authenticator.ready:
             missing.append("keys")
         if not self.directory.ready:
@@ -369,6 +385,22 @@ class Runtime:
     def _endpoints(self) -> Iterator[Endpoint]:
         for name in self.forwarders:
             yield from self.directory.service(name).snapshot.endpoints
+
+    def _about(self) -> dict[str, object]:
+        """What other replicas may see of this one."""
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": gateway_version(),
+            "started_at": round(self.started_at, 3),
+            "generation": self.generation,
+            "ready": self._was_ready,
+            "draining": self.draining,
+        }
+
+    def _together_figures(self) -> tuple[float, float, float]:
+        mirror = self.together.mirror
+        return mirror.age_seconds, float(len(mirror)), float(len(self.together.heartbeat.live))
 
     def _endpoint_counts(self) -> Iterator[tuple[tuple[str, ...], float]]:
         for name in self.forwarders:

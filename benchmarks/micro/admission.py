@@ -20,7 +20,9 @@ import uvloop
 
 import gateway.admission.admission as admission_module
 from gateway.admission.admission import Admission
+from gateway.admission.mirror import Mirror
 from gateway.admission.plan import AdmissionPlan
+from gateway.admission.reconcile import Reconciler
 from gateway.admission.revocation import Revocation, Revocations
 from gateway.auth.principal import Principal
 from gateway.route import Limit, Route
@@ -95,7 +97,7 @@ def plain(store: Store, plan: AdmissionPlan, principals: list[Principal]) -> Wor
         await store.client.script_load(script.text)
         for i in range(count):
             key, *arguments = calls[i % PRINCIPALS]
-            await store.client.evalsha(script.sha, 3, b"gw:{s00}:revoked", b"gw:{s00}:revocations", key, *arguments)
+            await store.client.evalsha(script.sha, 3, b"gw:{s00}:revoked", b"gw:{s00}:revocations", key, b"", *arguments)
 
     return work
 
@@ -142,7 +144,8 @@ async def busy(
 async def main(url: str) -> None:
     store = Store.open(StateSettings(url=url))
     calls = Calls()
-    admission = Admission(store, budget_seconds=1.0, observer=calls)
+    mirror = Mirror(store)
+    admission = Admission(store, budget_seconds=1.0, observer=calls, reconciliation=Reconciler(store, mirror, lambda _: None))
     await admission.start()
     principals = [Principal(f"user-{i}", "https://issuer", "jwt", token_id=f"token-{i}", issued_at=1) for i in range(PRINCIPALS)]
     limited, unlimited = admission.plan(LIMITED), admission.plan(UNLIMITED)

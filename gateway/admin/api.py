@@ -60,6 +60,7 @@ class AdminSite:
                 resource("/metrics", GET=self.metrics),
                 self._guarded("/v1/routes", GET=self.routes),
                 self._guarded("/v1/services", GET=self.services),
+                self._guarded("/v1/replicas", GET=self.replicas),
                 self._guarded("/v1/config", GET=self.config),
                 self._guarded("/v1/revocations", GET=self.revocations, POST=self.revoke),
                 self._guarded("/v1/revocations/{kind}/{value:path}", DELETE=self.unrevoke),
@@ -102,6 +103,16 @@ class AdminSite:
     async def services(self, request: Request) -> Response:
         """Services with their instances and live state."""
         return _json({"services": self._runtime.directory.describe()})
+
+    async def replicas(self, request: Request) -> Response:
+        """The replicas that live, from their heartbeats in the store; by name only, as last known, while the store is away."""
+        heartbeat = self._runtime.together.heartbeat
+        answer: dict[str, object] = {"this": self._runtime.replica, "store": self._runtime.admission.mode}
+        try:
+            answer["replicas"] = await heartbeat.describe()
+        except StoreError:
+            answer["replicas"] = [{"name": name} for name in heartbeat.live]
+        return _json(answer)
 
     async def config(self, request: Request) -> Response:
         """The settings at work, secrets redacted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,9 @@ from gateway.admission.group import AdmissionObserver, Group
 from gateway.admission.keys import Facts
 from gateway.admission.leases import Leases
 from gateway.admission.plan import AdmissionPlan, Ticket
+from gateway.admission.reconcile import NOTHING_TO_RECONCILE, Reconciliation
 from gateway.admission.revocation import shard_keys
+from gateway.admission.settled import SettledLine
 from gateway.admission.spread import Refunds, Spread
 from gateway.admission.verdict import ALLOWED, Verdict
 from gateway.auth.principal import Principal
@@ -47,10 +50,19 @@ class Admission:
         store: the shared store.
         budget_seconds: the longest that a request waits for its verdict.
         observer: is told about calls and changes of mode.
+        reconciliation: what is settled with a server before it decides about anything.
     """
 
-    def __init__(self, store: SharedStore, *, budget_seconds: float, observer: AdmissionObserver) -> None:
+    def __init__(
+        self,
+        store: SharedStore,
+        *,
+        budget_seconds: float,
+        observer: AdmissionObserver,
+        reconciliation: Reconciliation = NOTHING_TO_RECONCILE,
+    ) -> None:
         self._store = store
+        self._reconciliation = reconciliation
         self._budget_seconds = budget_seconds
         self._observer = observer
         self._admit_script = Script.read(_LUA / "admit.lua")
@@ -81,14 +93,14 @@ class Admission:
         """Connects and loads the scripts. When the store is away this returns all the same, and admission becomes ready by itself."""
         self._lanes = _Lanes(self)
         self._groups = self._lanes.groups
-        await self._lanes.lines.open()
+        await self._lanes.open()
 
     async def close(self) -> None:
         """Gives leases back and ends the connections. Requests that still wait are refused."""
         lanes, self._lanes, self._groups = self._lanes, None, ()
         if lanes is not None:
             lanes.leases.close()
-            await lanes.lines.close()
+            await lanes.close()
             for group in lanes.groups:
                 group.close()
         self._mode = "unavailable"
@@ -124,6 +136,12 @@ class Admission:
         if verdict.leases and self._lanes is not None:
             self._lanes.leases.release(verdict)
 
+    def reaches(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> bool:
+        """Whether there is a connection to the server that would decide."""
+        if self._mode == "shared" or self._lanes is None:
+            return self._lanes is not None
+        return self._lanes.settled[plan.ticket(principal, facts).shard].up
+
     def _submit(self, plan: AdmissionPlan, ticket: Ticket) -> asyncio.Future[Verdict]:
         try:
             group = self._groups[ticket.shard]
@@ -155,11 +173,15 @@ class _Lanes:
 
     def __init__(self, admission: Admission) -> None:
         store = admission._store
-        scripts = (admission._admit_script, admission._lease_script, admission._refund_script)
+        reconciliation = admission._reconciliation
+        scripts = (admission._admit_script, admission._lease_script, admission._refund_script, *reconciliation.scripts)
         self._changed = admission._lines_changed
         self.lines = store.lines([script.load for script in scripts], self._line_changed)
-        self._line_of = [self.lines.line(shard) for shard in range(store.shards)]
-        self.leases = Leases(self._line_of, admission._lease_script)
+        self.settled = [
+            SettledLine(self.lines.line(shard), shard, reconciliation, admission._budget_seconds, partial(self._settled_changed, shard))
+            for shard in range(store.shards)
+        ]
+        self.leases = Leases(self.settled, admission._lease_script)
         self.groups = [
             Group(
                 line,
@@ -168,17 +190,32 @@ class _Lanes:
                 admission._budget_seconds,
                 admission._observer,
                 self.leases.granted,
+                partial(reconciliation.history, shard),
             )
-            for shard, line in enumerate(self._line_of)
+            for shard, line in enumerate(self.settled)
         ]
-        refunds = Refunds(self._line_of, admission._refund_script)
+        refunds = Refunds(self.settled, admission._refund_script)
         self.spread = Spread(self.groups, self.leases, refunds, admission._next_lease)
 
     def __repr__(self) -> str:
         return f"{self.lines} {self.groups} {self.leases}"
 
+    async def open(self) -> None:
+        """Returns after the first attempt, whatever came of it."""
+        await self.lines.open()
+        for line in self.settled:
+            await line.settled()
+
+    async def close(self) -> None:
+        for line in self.settled:
+            await line.close()
+        await self.lines.close()
+
     def _line_changed(self, shard: int, why: StoreError | None) -> None:
+        self.settled[shard].line_changed(why)
+
+    def _settled_changed(self, shard: int, why: StoreError | None) -> None:
         self.groups[shard].line_changed(why)
         if why is None:
             self.leases.line_up()
-        self._changed(all(line.up for line in self._line_of))
+        self._changed(all(line.up for line in self.settled))

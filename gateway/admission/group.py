@@ -32,8 +32,10 @@ _BUDGETS_UNTIL_ABORT = 2
 _LATE_SECONDS = 0.005
 _GRACE_SECONDS = 0.002
 
+#: For a process that knows nothing that a store could have lost.
+NO_HISTORY = bulk(b"")
 #: Errors after which the same server is not worth another call on the same connection.
-_GIVE_UP = frozenset({"read_only", "authentication"})
+_GIVE_UP = frozenset({"read_only", "authentication", "emptied"})
 
 
 class AdmissionObserver(Protocol):
@@ -71,6 +73,7 @@ class Group:
         budget_seconds: the longest that a request waits.
         observer: is told about calls.
         granted: called with a verdict that holds leases; False as the second argument when nobody waits for it any more.
+        history: the name of the store's history that this process has compared its own knowledge with, as an argument on the wire.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Group:
         budget_seconds: float,
         observer: AdmissionObserver,
         granted: Callable[[Verdict, bool], None],
+        history: Callable[[], bytes] = lambda: NO_HISTORY,
     ) -> None:
         # What never changes
         self._line = line
@@ -90,6 +94,7 @@ class Group:
         self._budget_seconds = budget_seconds
         self._observer = observer
         self._granted = granted
+        self._history = history
         self._loop = asyncio.get_running_loop()
 
         # Requests on their way
@@ -194,10 +199,11 @@ class Group:
     def _payload(self, call: _Call) -> bytes:
         """The whole command. Its parts were built when the tickets were."""
         parts = [b"", self._fixed_keys]
-        key_count, argument_count = self._fixed_key_count, 0
+        key_count, argument_count = self._fixed_key_count, 1
         for _, ticket, _, _ in call.requests:
             parts.append(ticket.keys)
             key_count += ticket.key_count
+        parts.append(self._history())
         for _, ticket, lease, _ in call.requests:
             parts.append(ticket.arguments)
             argument_count += ticket.argument_count
@@ -266,8 +272,12 @@ class Group:
         return verdicts
 
     def _refuse(self, call: _Call, why: StoreError) -> None:
-        for request in call.requests:
-            _fail(request[0], f"store_{why.kind}")
+        if why.kind == "emptied":
+            # Nothing was done. They ask again on the next connection, which comes when the store has back what was revoked (SPEC V4).
+            self._waiting.extendleft(reversed(call.requests))
+        else:
+            for request in call.requests:
+                _fail(request[0], f"store_{why.kind}")
         if why.kind in _GIVE_UP:
             self._line.abort(why)
 

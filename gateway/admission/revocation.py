@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -22,7 +22,10 @@ MAXIMUM_VALUE_BYTES = 2048
 MAXIMUM_REASON_BYTES = 512
 #: 9999-12-31; beyond it a time is a mistake, mostly milliseconds.
 _LATEST_SECONDS = 253_402_214_400.0
-_LUA = Path(__file__).parent / "lua"
+#: Members of an entry that the script keeps for itself.
+_OURS = frozenset({"expires_at_us", "version"})
+REVOCATIONS_SCRIPT = Script.read(Path(__file__).parent / "lua" / "revocations.lua")
+Publish = Callable[[Iterable[tuple[bytes, bytes]]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,7 @@ class Revocations:
         store: the shared store.
         maximum_lifetime_seconds: how long an entry lasts that names no expiry: at least as long as any accepted token.
         clock: seconds since the epoch.
+        publish: tells the mirrors of all replicas; given the (name, JSON) pairs that were written.
     """
 
     def __init__(
@@ -84,12 +88,12 @@ class Revocations:
         *,
         maximum_lifetime_seconds: float = DEFAULT_LIFETIME_SECONDS,
         clock: Callable[[], float] = time.time,
+        publish: Publish | None = None,
     ) -> None:
         self._store = store
+        self._publish = publish or _unpublished
         self._maximum_lifetime_seconds = maximum_lifetime_seconds
         self._clock = clock
-        self._revoke = Script.read(_LUA / "revoke.lua")
-        self._unrevoke = Script.read(_LUA / "unrevoke.lua")
 
     def last_for(self, maximum_lifetime_seconds: float) -> None:
         """Entries that name no expiry last so long from now on."""
@@ -108,8 +112,11 @@ class Revocations:
         identified, expiry_us = identity(entry.kind, entry.value), int(entry.expires_at * 1e6)
         field = identified + identity("issuer", entry.issuer) + identity("subject", entry.subject)
         document = orjson.dumps(asdict(entry) | {"expires_at_us": expiry_us})
+        version = 0
         for shard in self._shards_of(entry):
-            await self._store.run(self._revoke, shard_keys(self._store.tag(shard)), [identified, field, document, expiry_us])
+            _, written = await self._run(shard, b"revoke", field, document, expiry_us, version)
+            version = orjson.loads(written)["version"]
+        await self._publish([(field, written)])
         return entry
 
     async def list(self) -> list[Revocation]:
@@ -119,8 +126,8 @@ class Revocations:
         for shard in range(self._store.shards):
             for document in await self._store.hash_values(shard_keys(self._store.tag(shard))[1]):
                 members = orjson.loads(document)
-                members.pop("expires_at_us")
-                found.add(Revocation(**members))
+                if not members.get("removed"):
+                    found.add(Revocation(**{name: value for name, value in members.items() if name not in _OURS}))
         return sorted((entry for entry in found if entry.expires_at > now), key=lambda entry: entry.created_at, reverse=True)
 
     async def remove(self, kind: str, value: str) -> bool:
@@ -134,10 +141,15 @@ class Revocations:
         """
         if kind not in KINDS:
             raise BadRequest(_kinds_allowed())
-        removed = 0
+        removed: dict[bytes, bytes] = {}
         for shard in range(self._store.shards):
-            removed += await self._store.run(self._unrevoke, shard_keys(self._store.tag(shard)), [identity(kind, value)])
-        return removed > 0
+            reply = await self._run(shard, b"remove", identity(kind, value), _version(removed))
+            removed.update(zip(reply[::2], reply[1::2], strict=True))
+        await self._publish(removed.items())
+        return bool(removed)
+
+    async def _run(self, shard: int, *arguments: bytes | int) -> Any:
+        return await self._store.run(REVOCATIONS_SCRIPT, shard_keys(self._store.tag(shard)), arguments)
 
     def _shards_of(self, entry: Revocation) -> Sequence[int]:
         """Where it is looked for: on the shard of its subject, or, when that is not known, everywhere."""
@@ -153,9 +165,18 @@ class Revocations:
         return replace(revocation, expires_at=expires_at, created_at=now)
 
 
-def shard_keys(tag: bytes) -> tuple[bytes, bytes, bytes]:
-    """The keys that hold a shard's revocations: identities, entries, entries by expiry."""
-    return b"gw:%b:revoked" % tag, b"gw:%b:revocations" % tag, b"gw:%b:revocations-by-expiry" % tag
+def shard_keys(tag: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """The keys that hold a shard's revocations: identities, entries, entries by expiry, the name of the history."""
+    return b"gw:%b:revoked" % tag, b"gw:%b:revocations" % tag, b"gw:%b:revocations-by-expiry" % tag, b"gw:%b:history" % tag
+
+
+def _version(written: dict[bytes, bytes]) -> int:
+    """The version that another shard has given a change; 0 when there was none."""
+    return max((orjson.loads(document)["version"] for document in written.values()), default=0)
+
+
+async def _unpublished(_: Iterable[tuple[bytes, bytes]]) -> None:
+    """There are no mirrors to tell."""
 
 
 def _check(revocation: Revocation) -> None:

@@ -16,6 +16,7 @@ StoreErrorKind = Literal[
     "asked",  # they are just on their way to another server: nothing was done
     "try_again",  # some are here and some there: nothing was done
     "no_script",  # does not know the script: nothing was done, it may be sent again with its text
+    "emptied",  # lost what it knew: nothing was done, it has to be told again what was revoked
     "read_only",  # a replica, or a primary that was demoted: look for the new one
     "out_of_memory",
     "permission",  # the user may not do this
@@ -26,6 +27,8 @@ StoreErrorKind = Literal[
 #: First word of an error reply -> what it means to us. Words that are not here are failures of the script or of a command.
 REPLY_KINDS: dict[str, StoreErrorKind] = {
     "NOSCRIPT": "no_script",
+    # Our own word; see admission/lua/admit.lua.
+    "EMPTIED": "emptied",
     "READONLY": "read_only",
     "OOM": "out_of_memory",
     "NOPERM": "permission",

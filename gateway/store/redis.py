@@ -112,6 +112,10 @@ class Store:
         values: list[bytes] = await self._command("HVALS", key)
         return values
 
+    async def command(self, *words: bytes | str | int) -> Any:
+        """Runs one command once. Raises StoreError."""
+        return await self._command(*words)
+
     async def close(self) -> None:
         """Closes the client's connections."""
         await self._servers.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def bulk(data: bytes) -> bytes:
@@ -33,3 +35,12 @@ class Script:
     def read(cls, path: Path) -> Script:
         """The script in a file of the package."""
         return cls(path.read_text("utf-8"))
+
+    def call(self, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> bytes:
+        """A whole EVALSHA command."""
+        words = [*keys, *(b"%d" % word if isinstance(word, int) else word for word in arguments)]
+        return b"*%d\r\n" % (3 + len(words)) + self.by_sha + bulk(b"%d" % len(keys)) + b"".join(map(bulk, words))
+
+
+#: Runs a script with keys and arguments on one server and gives its reply. Raises StoreError.
+Run = Callable[[Script, Sequence[bytes], Sequence[bytes | int]], Awaitable[Any]]

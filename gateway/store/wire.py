@@ -171,8 +171,10 @@ class Wire:
 
     async def _keep(self) -> None:
         pause_seconds = _FIRST_PAUSE_SECONDS
+        clock = asyncio.get_running_loop().time
         while True:
             served_seconds = 0.0
+            started = clock()
             try:
                 served_seconds = await self._use(await self._connect())
             except StoreError as exc:
@@ -183,7 +185,9 @@ class Wire:
                 pause_seconds = _FIRST_PAUSE_SECONDS
                 continue
             # Jitter, or every replica would come back in the same millisecond.
-            await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
+            pause = pause_seconds * random.uniform(0.5, 1.0)
+            # An attempt that nobody answered was a pause by itself: the next one follows, or a store that is back would wait for both.
+            await asyncio.sleep(max(pause - (clock() - started - served_seconds), _FIRST_PAUSE_SECONDS / 2))
             pause_seconds = min(pause_seconds * 2, self._longest_pause_seconds)
 
     async def _connect(self) -> _Link:

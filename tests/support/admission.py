@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from gateway.admission.admission import Admission, AdmissionPlan, Verdict
+from gateway.admission.mirror import Mirror
+from gateway.admission.revocation import Revocations
+from gateway.admission.together import Together
 from gateway.auth.principal import Principal
 from gateway.errors import GatewayError
 from gateway.route import Limit, Route
@@ -103,3 +106,37 @@ async def verdict(admission: Admission, plan: AdmissionPlan, who: Principal | No
     found = await outcome(admission, plan, who, facts)
     assert isinstance(found, Verdict), found
     return found
+
+
+@dataclass
+class Replica:
+    """What one gateway process has of admission. `propagated` are the seconds that revocations took to arrive here."""
+
+    name: str
+    store: Store
+    together: Together
+    admission: Admission
+    revocations: Revocations
+    recorder: Recorder
+    propagated: list[float]
+
+    @property
+    def mirror(self) -> Mirror:
+        return self.together.mirror
+
+
+@asynccontextmanager
+async def replica(url: str, name: str = "replica-1", *, budget_seconds: float = 2.0) -> AsyncIterator[Replica]:
+    """A replica over the server at `url`, started; closed at the end."""
+    store, recorder, propagated = Store.open(StateSettings(url=url)), Recorder(), list[float]()
+    together = Together(store, name, lambda: {"pid": 1}, propagated.append)
+    admission = Admission(store, budget_seconds=budget_seconds, observer=recorder, reconciliation=together.reconciler)
+    revocations = Revocations(store, publish=together.journal.publish)
+    await together.start()
+    await admission.start()
+    try:
+        yield Replica(name, store, together, admission, revocations, recorder, propagated)
+    finally:
+        await together.close()
+        await admission.close()
+        await store.close()

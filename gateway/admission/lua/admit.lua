@@ -1,12 +1,15 @@
 -- Decides many requests of one shard in one call: revocation first, then every limit; a refused request changes nothing.
 --
 -- KEYS
---   1         sorted set: revoked identities -> the latest expiry of their entries, microseconds
+--   1         sorted set: revoked identities -> the latest expiry of their entries, microseconds; the name of the store's history -> the
+--             latest expiry of all entries (see revocations.lua)
 --   2         hash: entry (identity .. issuer .. subject, 16 bytes each, zeros where the entry does not care) -> JSON
---             {"expires_at_us": n, "issued_before": seconds or null, ...}
+--             {"expires_at_us": n, "issued_before": seconds or null, "removed": true for the mark of a removed one, ...}
 --   3 ...     one key a limit, in the order of the requests and of their plans. All keys carry the tag of the shard.
 --
--- ARGV, for each request
+-- ARGV, first
+--   history   "", or the name of the history that the caller has compared its own knowledge with
+-- and for each request
 --   plan      "" without limits, else struct "<d" cost, then for each limit "<BBddd": kind, shadow, a, b, c
 --               kind 1  GCRA: a = units that one event adds, b = capacity in units, c = units that drain each microsecond
 --               kind 2  sliding window: a = events a window, b = length of the window in microseconds
@@ -16,7 +19,8 @@
 --             issuer, zeros for what the token does not say
 --   lease     only when the plan has a limit of kind 4: the name of the lease
 --
--- Reply: integers, for each request
+-- Reply: the error EMPTIED when the server does not know that history: it was emptied or replaced, and nothing was done. Else integers, for
+-- each request
 --   code      0 admitted, -1 refused by a limit, 1..5 revoked by jti, subject, session, client, issuer
 --   and, unless revoked, two for each limit of its plan
 --     remaining   events that are left; -1 - remaining when this limit refuses the request
@@ -254,16 +258,22 @@ local function concerns(who, identity)
     if entries[i] then
       local entry = cjson.decode(entries[i])
       local before = entry.issued_before
-      if entry.expires_at_us > now and (before == cjson.null or before == nil or issued_at <= before) then return true end
+      if not entry.removed and entry.expires_at_us > now and (before == cjson.null or before == nil or issued_at <= before) then return true end
     end
   end
   return false
 end
 
+-- Whether there is any entry that has not expired; nil in another history.
+local function anything_revoked(history)
+  if history == '' then return redis.call('EXISTS', KEYS[1]) == 1 end
+  local latest = redis.call('ZSCORE', KEYS[1], history)
+  if latest then return tonumber(latest) > now end
+end
+
 -- Codes of the revoked requests, by their number in the call.
 local function find_revoked(requests)
   local revoked = {}
-  if redis.call('EXISTS', KEYS[1]) == 0 then return revoked end
   local identities, owners, kinds = {}, {}, {}
   for number = 1, #requests do
     local who = requests[number].who
@@ -291,8 +301,11 @@ end
 
 -- The call ---------------------------------------------------------------------------------------------------------------------------
 
+local anything = anything_revoked(ARGV[1])
+if anything == nil then return redis.error_reply('EMPTIED this server does not know what was revoked') end
+
 local requests = {}
-local key_at, argument_at = 3, 1
+local key_at, argument_at = 3, 2
 while argument_at <= #ARGV do
   local text = ARGV[argument_at]
   local plan = plans[text] or read_plan(text)
@@ -302,7 +315,7 @@ while argument_at <= #ARGV do
 end
 if key_at ~= #KEYS + 1 then return redis.error_reply('ERR admit: keys and plans do not fit together') end
 
-local revoked = find_revoked(requests)
+local revoked = anything and find_revoked(requests) or {}
 local reply, size = {}, 0
 
 local function decide(request)

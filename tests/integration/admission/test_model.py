@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gateway.admission.admission as admission_module
-from gateway.admission.group import Group
+from gateway.admission.group import NO_HISTORY, Group
 from gateway.admission.plan import AdmissionPlan
 from gateway.admission.verdict import Verdict
 from gateway.auth.principal import Principal
@@ -201,8 +201,8 @@ async def _wait_us(bench: Bench, plan: AdmissionPlan, someone: Principal) -> int
     """How long the next request would have to wait, by asking with the full capacity taken away again: 0 when it would be accepted."""
     replies: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     ticket = plan.peek_ticket(someone, FixedFacts())
-    head = b"*8\r\n" + bench.script.by_sha + b"$1\r\n3\r\n" + b"$16\r\ngw:{s00}:revoked\r\n" + b"$20\r\ngw:{s00}:revocations\r\n"
-    bench.wire.send(head + ticket.keys + ticket.arguments, replies.set_result)
+    head = b"*9\r\n" + bench.script.by_sha + b"$1\r\n3\r\n" + b"$16\r\ngw:{s00}:revoked\r\n" + b"$20\r\ngw:{s00}:revocations\r\n"
+    bench.wire.send(head + ticket.keys + NO_HISTORY + ticket.arguments, replies.set_result)
     _, remaining, wait_us, _ = await replies
     return 0 if remaining > 0 else int(wait_us)
 

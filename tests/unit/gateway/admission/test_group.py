@@ -86,7 +86,7 @@ def test_an_idle_gateway_sends_within_the_turn() -> None:
         (future,) = bench.submit()
         await asyncio.sleep(0)
         assert len(bench.line.sent) == 1
-        assert bench.line.sent[0].startswith(b"*8\r\n$7\r\nEVALSHA\r\n$40\r\n")
+        assert bench.line.sent[0].startswith(b"*9\r\n$7\r\nEVALSHA\r\n$40\r\n")
         assert b"$1\r\n3\r\n$2\r\nk1\r\n$2\r\nk2\r\n" in bench.line.sent[0]
         bench.line.reply([0, 999, 0])
         assert (await future).remaining == (("rate", 999),)

@@ -33,7 +33,9 @@ class WrittenDown:
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> Any:
         self.runs.append((keys, arguments))
-        return 1
+        document = arguments[2]
+        assert isinstance(document, bytes)
+        return [1, b'{"version":7,' + document[1:]]
 
     async def hash_values(self, key: bytes) -> list[bytes]:
         return []
@@ -72,9 +74,8 @@ def test_an_entry_without_an_expiry_lasts_as_long_as_a_token_may() -> None:
     entry, store = revoke(Revocation(kind="subject", value="bob", reason="left"))
     assert (entry.expires_at, entry.created_at) == (NOW + 600, NOW)
     ((keys, arguments),) = store.runs
-    assert keys == (b"gw:{s01}:revoked", b"gw:{s01}:revocations", b"gw:{s01}:revocations-by-expiry")
-    assert arguments[0] == identity("subject", "bob")
-    assert arguments[1] == identity("subject", "bob") + bytes(32)
+    assert keys == (b"gw:{s01}:revoked", b"gw:{s01}:revocations", b"gw:{s01}:revocations-by-expiry", b"gw:{s01}:history")
+    assert arguments[:2] == (b"revoke", identity("subject", "bob") + bytes(32))
     assert isinstance(arguments[2], bytes)
     assert orjson.loads(arguments[2])["expires_at_us"] == arguments[3] == int((NOW + 600) * 1e6)
 
