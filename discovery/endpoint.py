@@ -30,6 +30,7 @@ class Endpoint:
         "instance",
         "latency_at",
         "latency_seconds",
+        "not_before",
         "on_idle",
         "requests",
         "scheme",
@@ -50,6 +51,8 @@ class Endpoint:
         #: Peak EWMA of the latency as of `latency_at` (monotonic seconds); 0 before the first answer.
         self.latency_seconds = 0.0
         self.latency_at = 0.0
+        #: When it wants to be tried again, by its last `Retry-After` (monotonic seconds); 0 when it didn't say.
+        self.not_before = 0.0
         #: Set by the directory while the endpoint is in no snapshot: called when its last request has finished.
         self.on_idle: Callable[[Endpoint], None] | None = None
 

@@ -40,7 +40,9 @@ from gateway.store.embedded import EmbeddedServer
 from gateway.store.redis import Store
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
+from gateway.telemetry.services import ServiceFact, service_sources
 from gateway.telemetry.telemetry import Telemetry
+from gateway.upstream.circuit import Circuit
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
 
 logger = logging.getLogger("gateway")
@@ -122,6 +124,7 @@ class Runtime:
             replica=replica,
             sources=[
                 endpoints_source(self._endpoint_counts),
+                *service_sources(self._service_fact),
                 *discovery_sources(self._conditions),
                 *published_sources(lambda: self.publisher.table),
                 *together_sources(self._together_figures),
@@ -140,6 +143,8 @@ class Runtime:
         )
         self.upstream_deadlines = Deadlines(UPSTREAM_TICK_SECONDS)
         self.client_deadlines = Deadlines(CLIENT_TICK_SECONDS)
+        # By service: what is under way when a generation ends is still under way in the next.
+        self._circuits: dict[str, Circuit] = {}
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._adopting = asyncio.Lock()
         #: Generations that are not at work any more and have requests left, with what waits for their end.
@@ -364,7 +369,9 @@ class Runtime:
         self.telemetry.metrics.generation(generation.number)
 
     def _forwarder(self, service: Service, context: ssl.SSLContext) -> Forwarder:
-        return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines)
+        circuit = self._circuits.setdefault(service.name, Circuit(service.circuit))
+        circuit.limit(service.circuit)
+        return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines, circuit)
 
     def _warn_unanswered(self, names: Sequence[str]) -> None:
         for name in names:
@@ -406,6 +413,12 @@ class Runtime:
         for name in self.forwarders:
             snapshot = self.directory.service(name).snapshot
             yield (name, "available"), float(len(snapshot.endpoints))
+
+    def _service_fact(self, fact: ServiceFact) -> Iterator[tuple[tuple[str, ...], float]]:
+        """What a metric shows of every service."""
+        for name in self.forwarders:
+            circuit = self._circuits[name]
+            yield (name,), float(circuit.refused if fact == "circuit_refused" else circuit.retries_denied)
 
     def _conditions(self) -> list[Condition]:
         """Of the services that can change without us."""

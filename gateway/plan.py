@@ -15,6 +15,7 @@ from gateway.headers import RESPONSE_DROPPED, field_lines
 from gateway.rewrite import compile_rewrite
 from gateway.route import Local, Route, Service, Timeouts
 from gateway.upstream.forward import RequestShape
+from gateway.upstream.retry import per_try
 
 
 class Forward(Protocol):
@@ -91,8 +92,10 @@ def request_shape(route: Route, service: Service) -> RequestShape:
     """
     rules = route.request_headers
     removed = tuple(name.lower().encode("ascii") for name in (*rules.remove, *rules.set))
+    timeouts = merged_timeouts(service.timeouts, route)
     return RequestShape(
-        timeouts=merged_timeouts(service.timeouts, route),
+        timeouts=timeouts,
+        per_try=per_try(timeouts, service.retry),
         rewrite=compile_rewrite(route),
         set_lines=field_lines(rules.set),
         remove=removed,

@@ -21,6 +21,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 LimitKind = Literal["gcra", "sliding_window", "quota", "concurrency"]
 WhenUnavailable = Literal["closed", "open", "fair_share"]
+RetryOn = Literal["connect_failure", "reset", "gateway_error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,42 @@ class UpstreamTLS:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """When a failed try at an instance is followed by another one (SPEC R1 to R5).
+
+    Args:
+        attempts: tries after the first; 0 for none.
+        on: `connect_failure`: no connection could be made, so nothing was sent. `reset`: the connection ended before a byte of the response
+            came. `gateway_error`: the instance answered 502, 503 or 504, or took longer than `per_try`. The last two for idempotent
+            methods only (RFC 9110 section 9.2.2), and only while the whole body is still here.
+        per_try: seconds to wait for the response's header of a try that another one can follow; 0 to wait as long as for the last one.
+        budget_ratio: retries in flight for each first try in flight.
+        budget_minimum: retries in flight that are allowed however few first tries there are.
+    """
+
+    attempts: int = 1
+    on: tuple[RetryOn, ...] = ("connect_failure", "reset", "gateway_error")
+    per_try: float = 5.0
+    budget_ratio: float = 0.2
+    budget_minimum: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circuit:
+    """How much one process asks of a service at once; more is refused with 503 `overloaded` (SPEC R6).
+
+    Args:
+        connections: open connections to all its instances together.
+        requests: requests in flight.
+        pending: requests that wait for a connection because all `connections` are busy.
+    """
+
+    connections: int = 1024
+    requests: int = 1024
+    pending: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A named upstream: where its instances come from and how they are used. Exactly one of `instances` and `consul` is set."""
 
@@ -83,6 +120,8 @@ class Service:
     consul: ConsulQuery | None = None
     balance: Balance = Balance()
     timeouts: Timeouts = Timeouts()
+    retry: Retry = Retry()
+    circuit: Circuit = Circuit()
     tls: UpstreamTLS = UpstreamTLS()
 
 

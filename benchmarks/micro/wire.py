@@ -37,6 +37,7 @@ from gateway.server.protocol import Front, server_protocol
 from gateway.settings import Maxima, ServerTimeouts
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.trace_context import Propagator
+from gateway.upstream.circuit import Circuit
 from gateway.upstream.forward import Forwarder
 from gateway.upstream.http1 import UpstreamConnection
 from gateway.upstream.pool import Pool
@@ -129,7 +130,7 @@ async def bench(request: bytes, answer: bytes, requests: int, profile: cProfile.
     endpoint = Endpoint(Instance("one", "127.0.0.1", 9001))
     service = Service(name="patients", instances=(endpoint.instance,))
     route = Route(name="patient", path="/patients/{id}", target="patients", methods=("GET", "POST"), authentication="none")
-    forwarder = Forwarder(service, OneEndpoint(endpoint), client_context(UpstreamTLS(), "patients"), deadlines)
+    forwarder = Forwarder(service, OneEndpoint(endpoint), client_context(UpstreamTLS(), "patients"), deadlines, Circuit(service.circuit))
     plan = RoutePlan(
         route,
         authorize=compile_rule(route),

@@ -20,6 +20,8 @@ _TRACES = settings.TraceSettings()
 _CLAIMS = settings.ClaimNames()
 _CONSUL = ConsulAgent()
 _TIMEOUTS = route.Timeouts()
+_RETRY = route.Retry()
+_CIRCUIT = route.Circuit()
 _TLS = route.UpstreamTLS()
 _ISSUER = settings.Issuer(name="", issuer="", audience=())
 _INTROSPECTION = settings.Introspection(url="", client_id="")
@@ -27,6 +29,7 @@ _CORS = route.Cors(origins=())
 
 GIBIBYTE = 1024**3
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512")
+RETRY_ON = ("connect_failure", "reset", "gateway_error")
 POLICIES = ("round_robin", "random", "least_request", "ewma")
 
 PlainText = Annotated[str, Text()]
@@ -295,6 +298,34 @@ class UpstreamTls(Section):
     verify: Bool = Field(default=_TLS.verify, description="false accepts any certificate.")
 
 
+class RetryBudget(Section):
+    """How many requests may be tried again at once."""
+
+    ratio: Annotated[float, Ratio()] = Field(default=_RETRY.budget_ratio, description="For each first try in flight.")
+    minimum: Annotated[int, Whole(0, 10_000)] = Field(default=_RETRY.budget_minimum, description="However few are in flight.")
+
+
+class Retry(Section):
+    """When a failed try is followed by another."""
+
+    attempts: Annotated[int, Whole(0, 10)] = Field(default=_RETRY.attempts, description="Tries after the first; 0 for none.")
+    on: list[Annotated[str, OneOf(RETRY_ON)]] = Field(default=list(_RETRY.on), description="After which failures.", min_length=1)
+    per_try: Annotated[float, Duration("10ms", "1h", zero=True)] = Field(
+        default=_RETRY.per_try, description="Wait for the response's header of a try that is not the last; 0 for timeouts.response."
+    )
+    budget: RetryBudget = Field(default=RetryBudget(), description="How many requests may be tried again at once.")
+
+
+class Circuit(Section):
+    """How much one process asks of the service at once."""
+
+    connections: Annotated[int, Whole(1, 1_000_000)] = Field(default=_CIRCUIT.connections, description="Open connections to all instances.")
+    requests: Annotated[int, Whole(1, 1_000_000)] = Field(default=_CIRCUIT.requests, description="Requests in flight.")
+    pending: Annotated[int, Whole(0, 1_000_000)] = Field(
+        default=_CIRCUIT.pending, description="Requests that wait while all connections are busy."
+    )
+
+
 class ServiceSection(Section):
     """A named upstream."""
 
@@ -309,9 +340,9 @@ class ServiceSection(Section):
     ] = Field(default="least_request", description="How to choose an instance.")
     timeouts: Timeouts = Field(default=Timeouts(), description="Deadlines.")
     tls: UpstreamTls = Field(default=UpstreamTls(), description="For https instances.")
-    retry: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
+    retry: Retry = Field(default=Retry(), description="Sending a request again.")
     outlier: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
-    circuit: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
+    circuit: Circuit = Field(default=Circuit(), description="How much is asked of it at once.")
     health: Annotated[Any, NotYet()] = Field(default=None, description="Active checks. Not available yet.")
     slow_start: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
 

@@ -9,7 +9,7 @@ import gateway.config.syntax as syntax
 from discovery.instance import Balance, ConsulQuery, Instance
 from gateway.config.files import Files
 from gateway.config.problems import KeyPath, Report, Wrong, shown
-from gateway.route import Service, Timeouts, UpstreamTLS
+from gateway.route import Circuit, Retry, RetryOn, Service, Timeouts, UpstreamTLS
 
 Policy = Literal["round_robin", "random", "least_request", "ewma", "consistent_hash"]
 
@@ -25,6 +25,8 @@ def service(name: str, section: models.ServiceSection, path: KeyPath, report: Re
         consul=_query(section.consul) if section.consul is not None else None,
         balance=_balance(section.balance),
         timeouts=Timeouts(**section.timeouts.model_dump()),
+        retry=_retry(section.retry),
+        circuit=Circuit(**section.circuit.model_dump()),
         tls=_tls(section.tls, (*path, "tls"), report, files),
     )
 
@@ -68,6 +70,16 @@ def _balance(balance: str | models.HashBalance) -> Balance:
     if isinstance(balance, str):
         return Balance(cast(Policy, balance))
     return Balance("consistent_hash", balance.consistent_hash.by)
+
+
+def _retry(section: models.Retry) -> Retry:
+    return Retry(
+        attempts=section.attempts,
+        on=tuple(cast(RetryOn, word) for word in dict.fromkeys(section.on)),
+        per_try=section.per_try,
+        budget_ratio=section.budget.ratio,
+        budget_minimum=section.budget.minimum,
+    )
 
 
 def _tls(section: models.UpstreamTls, path: KeyPath, report: Report, files: Files) -> UpstreamTLS:

@@ -1,7 +1,7 @@
 """Sends an exchange to an instance of a service and brings the response back: pick, connect or reuse, send, relay; again where allowed.
 
-A request is sent a second time only when nothing of a response came and either the connection was never established, or a reused
-connection closed under an idempotent request whose body is still here (SPEC R1, RFC 9110 section 9.2.2).
+A request is sent again only while the client has seen nothing of a response, and either the connection was never established, or the method
+is idempotent and the whole body is still here (SPEC R1, RFC 9110 section 9.2.2). `retry.py` says for which failures.
 """
 
 from __future__ import annotations
@@ -19,13 +19,28 @@ from gateway.errors import BadGateway, GatewayError, GatewayTimeout, Unavailable
 from gateway.exchange import Exchange
 from gateway.headers import identity_lines
 from gateway.rewrite import Rewrite, keep
-from gateway.route import Service, Timeouts
+from gateway.route import RetryOn, Service, Timeouts
 from gateway.telemetry.observation import Try
 from gateway.telemetry.trace_context import new_span_id
-from gateway.upstream.http1 import UpstreamConnection
+from gateway.upstream.circuit import Circuit
+from gateway.upstream.http1 import ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
+from gateway.upstream.retry import (
+    GATEWAY_ERRORS,
+    IDEMPOTENT,
+    Again,
+    Overdue,
+    Retries,
+    never_began,
+    pause_seconds,
+    retry_after_seconds,
+)
 
-IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
+#: Statuses that may be no answer to the request: a gateway's errors, and the end of an idle connection.
+NO_ANSWERS = GATEWAY_ERRORS | {408}
+
+#: A request on its way: what is asked, how, until when (`loop.time()`, 0 for no end), and which instances were tried, the last one now.
+Course = tuple[Exchange, "RequestShape", float, tuple[Endpoint, ...]]
 
 
 class Picker(Protocol):
@@ -40,23 +55,26 @@ class RequestShape:
 
     Args:
         timeouts: the service's with the route's overrides.
+        per_try: those of a try that another one can follow.
         rewrite: from the path as it came to the upstream's.
         set_lines: wire lines of fields to set.
         remove: lower-case names of fields to remove, including those that are set.
         balance_key: what consistent hashing hashes; None for other policies.
     """
 
-    __slots__ = ("balance_key", "remove", "rewrite", "set_lines", "timeouts")
+    __slots__ = ("balance_key", "per_try", "remove", "rewrite", "set_lines", "timeouts")
 
     def __init__(
         self,
         timeouts: Timeouts,
+        per_try: Timeouts,
         rewrite: Rewrite,
         set_lines: bytes,
         remove: tuple[bytes, ...],
         balance_key: Callable[[Exchange], bytes | None] | None,
     ) -> None:
         self.timeouts = timeouts
+        self.per_try = per_try
         self.rewrite = rewrite
         self.set_lines = set_lines
         self.remove = tuple(name + b":" for name in remove)
@@ -71,69 +89,75 @@ class Forwarder:
         picker: where instances come from.
         tls: context for `https` instances.
         deadlines: watches over exchanges in flight.
+        circuit: bounds what is asked of the service at once.
     """
 
-    def __init__(self, service: Service, picker: Picker, tls: ssl.SSLContext, deadlines: Deadlines) -> None:
+    def __init__(self, service: Service, picker: Picker, tls: ssl.SSLContext, deadlines: Deadlines, circuit: Circuit) -> None:
         self.name = service.name
         self._picker = picker
         self._tls = tls
         self._tls_key = service.tls
         self._deadlines = deadlines
+        self._circuit = circuit
+        self._retries = Retries(service.retry, circuit)
         self._loop = asyncio.get_running_loop()
 
     async def forward(self, exchange: Exchange, shape: RequestShape) -> None:
         """Have an instance answer the exchange.
 
         Raises:
-            Unavailable: the service has no instance.
+            Unavailable: the service has no instance, or as much to do as its circuit allows.
             BadGateway, GatewayTimeout: it did not answer properly, or not in time; the response may have begun.
         """
+        circuit = self._circuit
+        if circuit.requests >= circuit.most_requests:
+            raise circuit.overloaded("circuit_requests")
         head = request_head(exchange, shape)
-        key = shape.balance_key(exchange) if shape.balance_key is not None else None
         total = shape.timeouts.total
         deadline = self._loop.time() + total if total else 0.0
-        endpoint = self._pick(key, ())
-        for fresh in (False, True):
-            attempt = self._begin(exchange, endpoint)
-            sent_at = self._loop.time()
-            tried = endpoint
-            failed = True
-            try:
-                await self._converse(exchange, shape, head, endpoint, deadline, attempt, fresh=fresh)
-                failed = attempt.status >= 500
-                return
-            except _Retry as retry:
-                attempt.error = retry.error.reason
-                if fresh:
-                    raise retry.error from retry
-                if retry.never_sent:
-                    endpoint = self._other(key, endpoint, retry)
-            except GatewayError as error:
-                attempt.error = error.reason
-                # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
-                failed = isinstance(error, (BadGateway, GatewayTimeout))
-                raise
-            except BaseException:
-                attempt.error = "client_gone"
-                failed = False
-                raise
-            finally:
-                tried.active -= 1
-                tried.finished((attempt.answered or self._loop.time()) - sent_at, failed)
-                attempt.ended_ns = time.time_ns()
+        endpoint = self._pick(shape.balance_key(exchange) if shape.balance_key is not None else None)
+        circuit.requests += 1
+        tried: tuple[Endpoint, ...] = (endpoint,)
+        try:
+            while True:
+                attempt = self._begin(exchange, endpoint)
+                sent_at = self._loop.time()
+                failed = True
+                try:
+                    await self._converse(exchange, shape, head, tried, deadline, attempt)
+                    failed = attempt.status >= 500
+                    return
+                except Again as again:
+                    attempt.error = again.reason
+                    failed = again.blame
+                    other, pause = again.endpoint, again.pause_seconds
+                except GatewayError as error:
+                    attempt.error = error.reason
+                    # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
+                    failed = isinstance(error, (BadGateway, GatewayTimeout))
+                    raise
+                except BaseException:
+                    attempt.error = "client_gone"
+                    failed = False
+                    raise
+                finally:
+                    endpoint.active -= 1
+                    endpoint.finished((attempt.answered or self._loop.time()) - sent_at, failed)
+                    attempt.ended_ns = time.time_ns()
+                endpoint = other
+                tried = (*tried, endpoint)
+                if pause:
+                    await asyncio.sleep(pause)
+        finally:
+            circuit.requests -= 1
+            if len(tried) > 1:
+                self._retries.release()
 
-    def _pick(self, key: bytes | None, exclude: Container[Endpoint]) -> Endpoint:
-        endpoint = self._picker.pick(key, exclude)
+    def _pick(self, key: bytes | None) -> Endpoint:
+        endpoint = self._picker.pick(key, ())
         if endpoint is None:
             raise Unavailable("no_instance", "No instance of the service is available.")
         return endpoint
-
-    def _other(self, key: bytes | None, tried: Endpoint, retry: _Retry) -> Endpoint:
-        """Where to try again after a connection could not be made: another instance (SPEC R2)."""
-        other = self._picker.pick(key, (tried,))
-        if other is None:
-            raise retry.error from retry
-        return other
 
     def _begin(self, exchange: Exchange, endpoint: Endpoint) -> Try:
         """Note a try, and that the endpoint is busy with it."""
@@ -151,39 +175,36 @@ class Forwarder:
         exchange: Exchange,
         shape: RequestShape,
         head: bytes,
-        endpoint: Endpoint,
+        tried: tuple[Endpoint, ...],
         deadline: float,
         attempt: Try,
-        *,
-        fresh: bool,
     ) -> None:
-        pool = self._pool(endpoint)
-        connection = None if fresh else pool.take()
+        pool = self._pool(tried[-1])
+        connection = None if len(tried) > 1 or self._circuit.waiting else pool.take()
         if connection is None:
-            connection = await self._connect(pool, shape.timeouts, deadline)
+            connection = await self._connect(pool, (exchange, shape, deadline, tried))
         if exchange.refusal is not None:
             pool.give_back(connection)
+            self._circuit.freed()
             raise exchange.refusal
         exchange.upstream = connection
         try:
             # Only now: more of the body may have come while we connected.
             trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
             data = b"%b%b\r\n%b" % (head, trace_lines, exchange.first_body())
-            response = connection.begin(data, exchange, shape.timeouts, deadline, head_request=exchange.method == "HEAD")
+            timeouts = shape.per_try if len(tried) <= self._retries.attempts else shape.timeouts
+            response = connection.begin(data, exchange, timeouts, deadline, head_request=exchange.method == "HEAD")
             exchange.begin_upload(connection)
             connection.touch()
             self._deadlines.add(connection)
             try:
                 await response
-            except BadGateway as error:
-                if connection.reused and not connection.response_started and self._may_repeat(exchange):
-                    raise _Retry(error, never_sent=False) from error
-                raise
+            except (BadGateway, Overdue) as error:
+                await self._no_head(error, connection, (exchange, shape, deadline, tried))
             assert connection.head is not None
             attempt.status = connection.head.status
-            if attempt.status == 408 and connection.reused and not connection.keep_alive and self._may_repeat(exchange):
-                # Sent before our request had come: it ends the connection, it doesn't answer us.
-                raise _Retry(BadGateway(reason="upstream_reset"), never_sent=False)
+            if attempt.status in NO_ANSWERS:
+                self._doubt(connection, connection.head, (exchange, shape, deadline, tried))
             attempt.answered = self._loop.time()
             await exchange.relay(connection)
         finally:
@@ -191,18 +212,100 @@ class Forwarder:
             exchange.upstream = None
             if connection.end_exchange():
                 pool.give_back(connection)
+                if self._circuit.waiting:
+                    self._circuit.freed()
+
+    # Trying again
+
+    async def _no_head(self, error: BadGateway | Overdue, connection: UpstreamConnection, course: Course) -> None:
+        """No response came, or not soon enough. Returns when it came after all, otherwise says what follows."""
+        if isinstance(error, Overdue):
+            # Another instance may be quicker; the same one would only get more to do.
+            self._try_again("gateway_error", GatewayTimeout(reason="upstream_per_try_timeout"), course, elsewhere=True)
+            try:
+                return await connection.go_on(course[1].timeouts)
+            except BadGateway as later:
+                error = later
+        if never_began(error):
+            self._try_again("reset", error, course, stale=connection.reused)
+        raise error
+
+    def _doubt(self, connection: UpstreamConnection, head: ResponseHead, course: Course) -> None:
+        """A response that may not be the answer to the request: ask again, or return to pass it on."""
+        if head.status != 408:
+            endpoint = course[3][-1]
+            wait = retry_after_seconds(head.headers)
+            endpoint.not_before = self._loop.time() + wait if wait else 0.0
+            self._try_again("gateway_error", None, course)
+        elif connection.reused and not connection.keep_alive:
+            # Sent before our request had come: it ends the connection, it doesn't answer us.
+            self._try_again("reset", BadGateway(reason="upstream_reset"), course, stale=True)
+
+    def _try_again(
+        self, kind: RetryOn, error: GatewayError | None, course: Course, *, elsewhere: bool = False, stale: bool = False
+    ) -> None:
+        """Have the request sent again if the policy, the method, the body, the time left and the budget allow it; else return.
+
+        Args:
+            error: None when the instance answered.
+            elsewhere: only to another instance.
+            stale: a reused connection ended under the request: no fault of the instance, so the same one is asked again, at once.
+        """
+        exchange, shape, deadline, tried = course
+        if not self._retries.wants(kind, len(tried)) or not (kind == "connect_failure" or self._may_repeat(exchange)):
+            return
+        pause = 0.0 if stale else pause_seconds(len(tried))
+        at = self._loop.time() + pause
+        if deadline and at >= deadline:
+            return
+        key = shape.balance_key(exchange) if shape.balance_key is not None else None
+        endpoint = tried[-1] if stale else self._next(key, tried, at, elsewhere=elsewhere)
+        if endpoint is None or (len(tried) == 1 and not self._retries.claim()):
+            return
+        raise Again(endpoint, error.reason if error is not None else "", pause, blame=not stale) from error
+
+    def _next(self, key: bytes | None, tried: tuple[Endpoint, ...], at: float, *, elsewhere: bool) -> Endpoint | None:
+        """Where to try again: an instance that was not tried yet, else one that was (SPEC R2); none before the time that it named (R5)."""
+        exclude = list(tried)
+        while (other := self._picker.pick(key, exclude)) is not None:
+            if other.not_before <= at:
+                return other
+            exclude.append(other)
+        again = [endpoint for endpoint in tried if endpoint.not_before <= at]
+        return again[0] if again and not elsewhere else None
 
     def _may_repeat(self, exchange: Exchange) -> bool:
         return exchange.method in IDEMPOTENT and exchange.replayable
 
-    async def _connect(self, pool: Pool, timeouts: Timeouts, deadline: float) -> UpstreamConnection:
-        remaining = deadline - self._loop.time() if deadline else timeouts.connect
-        if remaining <= 0:
+    # Connections
+
+    async def _connect(self, pool: Pool, course: Course) -> UpstreamConnection:
+        """A connection that has to be made, or waited for. An instance of its own for a request that is tried again."""
+        _, shape, deadline, tried = course
+        now = self._loop.time()
+        seconds = min(shape.timeouts.connect, deadline - now) if deadline else shape.timeouts.connect
+        if seconds <= 0:
             raise GatewayTimeout(reason="upstream_total_timeout")
+        circuit = self._circuit
+        waited = False
+        while (circuit.waiting and not waited) or not circuit.room():
+            await circuit.wait(now + seconds - self._loop.time(), again=waited)
+            waited = True
+            connection = pool.take() if len(tried) == 1 else None
+            if connection is not None:
+                return connection
+        return await self._open(pool, now + seconds - self._loop.time(), course)
+
+    async def _open(self, pool: Pool, seconds: float, course: Course) -> UpstreamConnection:
         try:
-            return await pool.connect(min(timeouts.connect, remaining))
-        except (BadGateway, GatewayTimeout) as error:
-            raise _Retry(error, never_sent=True) from error
+            connection = await pool.connect(seconds)
+        except BaseException as error:
+            self._circuit.failed()
+            if isinstance(error, (BadGateway, GatewayTimeout)):
+                self._try_again("connect_failure", error, course)
+            raise
+        self._circuit.opened(connection)
+        return connection
 
     def _pool(self, endpoint: Endpoint) -> Pool:
         pools = endpoint.connections
@@ -256,11 +359,3 @@ def _without(exchange: Exchange, shape: RequestShape) -> bytes:
 
 #: Key of the identity lines in a principal's memo.
 _IDENTITY = "identity_lines"
-
-
-class _Retry(Exception):
-    """The attempt failed in a way that allows another one."""
-
-    def __init__(self, error: GatewayError, *, never_sent: bool) -> None:
-        self.error = error
-        self.never_sent = never_sent

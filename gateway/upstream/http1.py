@@ -10,6 +10,7 @@ make the connection unusable and the response an error, never a mixed one (RFC 9
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
@@ -18,6 +19,7 @@ from gateway.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.headers import BODILESS, FieldList, collector, connection_options, wire_bytes
 from gateway.route import Timeouts
 from gateway.upstream.repeated import RepeatedHeads
+from gateway.upstream.retry import Overdue, PerTry
 
 #: Response header bytes and fields that we take from an upstream; nginx and Envoy draw the line near 32-64 KiB and 100 fields too.
 MAX_HEAD_BYTES = 64 * 1024
@@ -101,6 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         "idle_since",
         "keep_alive",
         "on_header",
+        "on_lost",
         "request_sent",
         "response",
         "response_started",
@@ -123,6 +126,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.write_paused = False
         self.reused = False
         self.idle_since = 0.0
+        #: Called when the connection has ended.
+        self.on_lost: Callable[[UpstreamConnection], None] = _ignore
         # Per-exchange state
         self._timeouts = Timeouts()
         self.total_deadline = 0.0
@@ -183,6 +188,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.response = self._loop.create_future()
         self.transport.write(data)
         return self.response
+
+    def go_on(self, timeouts: Timeouts) -> asyncio.Future[None]:
+        """Wait longer for the response's head, after `Overdue`: as long as these say, counted from when the request was sent."""
+        allowed = timeouts.response - self._timeouts.response
+        self._timeouts = timeouts
+        self.response = response = self._loop.create_future()
+        if self._error is not None:
+            response.set_exception(self._error)
+        elif self.head is not None:
+            response.set_result(None)
+        else:
+            deadline = self._loop.time() + allowed
+            self.deadline = min(deadline, self.total_deadline) if self.total_deadline else deadline
+        return response
 
     def write(self, data: bytes) -> None:
         """Send more of the request."""
@@ -294,6 +313,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self.on_lost(self)
         if not self._exchange_open:
             return
         if self.head is not None and self._until_close and exc is None:
@@ -413,9 +433,17 @@ class UpstreamConnection(asyncio.Protocol):
             reason = "upstream_total_timeout"
         elif self.head is not None or not self.request_sent:
             reason = "upstream_idle_timeout"
+        elif isinstance(self._timeouts, PerTry):
+            self._tell_overdue()
+            return
         else:
             reason = "upstream_response_timeout"
         self.abort(GatewayTimeout(reason=reason))
+
+    def _tell_overdue(self) -> None:
+        response = self.response
+        if response is not None and not response.done():
+            response.set_exception(Overdue())
 
     def _parse_failed(self, exc: httptools.HttpParserError) -> None:
         cause = exc.__context__
@@ -437,6 +465,10 @@ class UpstreamConnection(asyncio.Protocol):
         for future in (self.response, self.finished):
             if future is not None and not future.done():
                 future.set_exception(error)
+
+
+def _ignore(connection: UpstreamConnection) -> None:
+    """Nobody wants to know."""
 
 
 def response_head(fields: FieldList, status: int) -> ResponseHead:

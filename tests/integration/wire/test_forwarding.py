@@ -250,7 +250,7 @@ def test_every_final_status_passes_unchanged(stage: Stage, adapter: Adapter) -> 
     answers = [answer(b"Location: /elsewhere", status=b"%d Whatever" % status) for status in statuses]
 
     async def main() -> None:
-        async with stage(answering(*answers), adapter) as (gateway, upstream):
+        async with stage(answering(*answers), adapter, service={"retry": {"attempts": 0}}) as (gateway, upstream):
             client = await gateway.connect()
             for status in statuses:
                 response = await client.ask(get())

@@ -310,17 +310,20 @@ def test_a_post_on_a_stale_connection_is_never_sent_again(stage: Stage, adapter:
     run(main())
 
 
-def test_a_fresh_connection_that_closes_is_no_reason_to_send_again(stage: Stage) -> None:
-    """R1: an instance that closes on every request gets each once."""
+@pytest.mark.parametrize(("attempts", "request_", "seen"), [(0, GET, 1), (1, POST, 1), (1, GET, 2)])
+def test_an_instance_that_closes_on_every_request_gets_each_once_or_as_often_as_the_policy_says(
+    stage: Stage, attempts: int, request_: bytes, seen: int
+) -> None:
+    """R1, F-30: a request that may have been acted upon is repeated only when it is idempotent and the policy allows it."""
 
     async def script(link: Link) -> None:
         await link.request()
         link.close()
 
     async def main() -> None:
-        async with stage(script) as (gateway, upstream):
-            assert (await gateway.ask(GET)).status == 502
-            assert len(upstream.requests) == 1
+        async with stage(script, service={"retry": {"attempts": attempts}}) as (gateway, upstream):
+            assert (await gateway.ask(request_)).status == 502
+            assert len(upstream.requests) == seen
 
     run(main())
 

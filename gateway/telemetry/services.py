@@ -1,0 +1,22 @@
+"""What the upstream side counts of each service, as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Literal
+
+from gateway.telemetry.metrics import Labels, Source
+
+ServiceFact = Literal["retries_denied", "circuit_refused"]
+
+#: Name of the fact -> the metric that shows it, its meaning and its kind.
+_FACTS: Mapping[ServiceFact, tuple[str, str, Literal["counter", "gauge"]]] = {
+    "retries_denied": ("gateway_retries_denied_total", "Retries that the budget refused.", "counter"),
+    "circuit_refused": ("gateway_circuit_refused_total", "Requests that a circuit limit refused.", "counter"),
+}
+
+
+def service_sources(read: Callable[[ServiceFact], Iterable[tuple[Labels, float]]]) -> list[Source]:
+    """The metrics, from a function that returns pairs of (service,) and the value of a fact."""
+    return [Source(*metric, labels=("service",), read=partial(read, fact)) for fact, metric in _FACTS.items()]
