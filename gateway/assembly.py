@@ -201,6 +201,12 @@ class Runtime:
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 
+    def begin_drain(self, who: str) -> None:
+        """Not ready from now on: this process ends. `who` wanted it."""
+        self.draining = True
+        logger.info("draining: %s", who)
+        self.telemetry.event("admin", {"action": "drain", "source": who})
+
     @property
     def ready(self) -> bool:
         """Whether it can do its job: store met once, revocations mirrored, keys loaded, every service answered for. No later outage takes

@@ -81,6 +81,10 @@ class Exchange(ABC):
         self.refusal: GatewayError | None = None
         self.upstream: UpstreamConnection | None = None
 
+    def last_answer(self) -> None:  # noqa: B027 - most have no connection of their own
+        """Have the connection end after the answer to this request, or to the last one that came with it. Another server's connection is
+        its own business."""
+
     def __repr__(self) -> str:
         route = self.plan.route.name if self.plan is not None else "-"
         return f"<{type(self).__name__} {self.method} route={route}>"

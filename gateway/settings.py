@@ -35,6 +35,21 @@ class ServerTimeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainSettings:
+    """How a process ends, in seconds.
+
+    Args:
+        delay: the longest that it goes on accepting after it was told to end, while load balancers take notice.
+        quiet: it stops accepting earlier when no request came for so long.
+        timeout: what requests under way get after that.
+    """
+
+    delay: float = 5.0
+    quiet: float = 1.0
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """The data port. `trusted_proxies` are CIDR blocks whose X-Forwarded-* fields are believed."""
 
@@ -44,6 +59,7 @@ class ServerSettings:
     trusted_proxies: tuple[str, ...] = ()
     max: Maxima = Maxima()
     timeouts: ServerTimeouts = ServerTimeouts()
+    drain: DrainSettings = DrainSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,10 +45,12 @@ class AdminSite:
     Args:
         runtime: what is told about.
         token: bearer token of everything but livez, readyz and metrics.
+        end: begins the end of the gateway.
     """
 
-    def __init__(self, runtime: Runtime, token: str) -> None:
+    def __init__(self, runtime: Runtime, token: str, end: Callable[[], None]) -> None:
         self._runtime = runtime
+        self._end = end
         self._token = token.encode()
 
     def app(self) -> Starlette:
@@ -62,6 +64,7 @@ class AdminSite:
                 self._guarded("/v1/services", GET=self.services),
                 self._guarded("/v1/replicas", GET=self.replicas),
                 self._guarded("/v1/config", GET=self.config),
+                self._guarded("/v1/drain", POST=self.drain),
                 self._guarded("/v1/revocations", GET=self.revocations, POST=self.revoke),
                 self._guarded("/v1/revocations/{kind}/{value:path}", DELETE=self.unrevoke),
                 self._guarded("/v1/api-keys", GET=self.api_keys, POST=self.create_api_key),
@@ -165,6 +168,13 @@ class AdminSite:
         self._recorded("delete_api_key", request, id=key_id)
         return Response(status_code=204)
 
+    async def drain(self, request: Request) -> Response:
+        """Begin the end, as SIGTERM does; 202 also when it has begun."""
+        if not self._runtime.draining:
+            self._recorded("drain", request)
+            self._end()
+        return _json({"draining": True}, 202)
+
     # Details
 
     def _guarded(self, path: str, **endpoints: Endpoint) -> Route:
@@ -241,9 +251,9 @@ class AdminSite:
         return max((one.leeway for one in self._runtime.settings.authentication.issuers if one.issuer == issuer), default=0.0)
 
 
-def admin_app(runtime: Runtime) -> Starlette:
+def admin_app(runtime: Runtime, end: Callable[[], None]) -> Starlette:
     """The admin site of a process."""
-    return AdminSite(runtime, runtime.settings.admin.token).app()
+    return AdminSite(runtime, runtime.settings.admin.token, end).app()
 
 
 def admin_application(routes: list[Route]) -> Starlette:

@@ -26,12 +26,27 @@ _COLUMNS = ("ROUTE", "METHODS", "HOSTS", "PATH", "TARGET", "AUTHENTICATION", "NE
 @click.command()
 @click.argument("file", type=EXISTING_FILE)
 @_WITHOUT_FILES
-def check(file: Path, without_files: bool) -> None:
+@click.option(
+    "--grace-period",
+    metavar="DURATION",
+    envvar="GATEWAY_GRACE_PERIOD",
+    default="90s",
+    show_default=True,
+    show_envvar=True,
+    help="What the platform gives a process between telling it to end and killing it.",
+)
+def check(file: Path, without_files: bool, grace_period: str) -> None:
     """Say everything that is wrong with FILE, and what is legal but dangerous."""
     from gateway.config import warnings
+    from gateway.config.problems import Wrong
+    from gateway.config.values import duration_seconds
 
+    try:
+        grace_seconds = duration_seconds(grace_period)
+    except Wrong as error:
+        raise click.UsageError(f"--grace-period: {error}; {error.allowed}") from error
     settings = _load(file, without_files)
-    cautions = warnings(settings)
+    cautions = warnings(settings, grace_seconds=grace_seconds)
     for caution in cautions:
         click.echo(f"warning: {caution}", err=True)
     counts = f"{_count(len(settings.routes), 'route')}, {_count(len(settings.services), 'service')}, {_count(len(cautions), 'warning')}"

@@ -16,15 +16,24 @@ from gateway.settings import Settings
 NARROWEST_WIDE_PREFIX = {4: 8, 6: 32}
 #: Consul's default of `limits.http_max_conns_per_client`.
 CONSUL_CONNECTIONS_PER_CLIENT = 200
+#: What systemd gives unless told otherwise; Kubernetes gives 30 s, `docker stop` 10 s.
+LONGEST_GRACE_SECONDS = 90.0
+#: What an end needs besides the drain: to cut off what was given up, and to write the last records and spans.
+END_SECONDS = 5.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Key path, message, what would be better.
 _Caution = tuple[str, str, str]
 
 
-def warnings(settings: Settings) -> list[Problem]:
-    """Everything that deserves a second look, routes last. Routes carry their line; the rest names its key."""
+def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS) -> list[Problem]:
+    """Everything that deserves a second look, routes last. Routes carry their line; the rest names its key.
+
+    Args:
+        grace_seconds: what the platform gives a process between telling it to end and killing it.
+    """
     general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _issuers, _services, _audit]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
+    found += [Problem(settings.source, 0, 0, *caution) for caution in _drain(settings, grace_seconds)]
     return found + [_at(route, caution) for route in settings.routes for caution in (*_route(route), *_hashed(route, settings))]
 
 
@@ -114,6 +123,24 @@ def _services(settings: Settings) -> Iterator[_Caution]:
     unused = set(settings.services) - {route.target for route in settings.routes if isinstance(route.target, str)}
     for name in sorted(unused):
         yield f"services.{name}", "no route leads to this service", ""
+
+
+def _drain(settings: Settings, grace_seconds: float) -> Iterator[_Caution]:
+    drain = settings.server.drain
+    longest = drain.delay + drain.timeout + END_SECONDS
+    if longest > grace_seconds:
+        yield (
+            "server.drain",
+            f"an end may take {longest:g} s (delay, timeout, and {END_SECONDS:g} s for the last records); "
+            f"the platform kills after {grace_seconds:g} s",
+            "a shorter delay and timeout, or a longer grace period",
+        )
+    if 0 < drain.delay < drain.quiet:
+        yield (
+            "server.drain.quiet",
+            f"a quiet of {drain.quiet:g} s is never reached within a delay of {drain.delay:g} s",
+            "at most the delay",
+        )
 
 
 def _audit(settings: Settings) -> Iterator[_Caution]:

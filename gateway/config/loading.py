@@ -22,6 +22,7 @@ from gateway.settings import (
     AccessLogSettings,
     AdminSettings,
     AuditSettings,
+    DrainSettings,
     Maxima,
     ServerSettings,
     ServerTimeouts,
@@ -168,6 +169,7 @@ def _server(section: models.Server) -> ServerSettings:
         trusted_proxies=tuple(section.trusted_proxies),
         max=Maxima(**section.max.model_dump()),
         timeouts=ServerTimeouts(**section.timeouts.model_dump(exclude={"tls"})),
+        drain=DrainSettings(**section.drain.model_dump()),
     )
 
 

@@ -105,6 +105,20 @@ class ServerTimeouts(Section):
     tls: Annotated[Any, NotYet()] = Field(default=None, description="TLS handshake. Not available yet.")
 
 
+class Drain(Section):
+    """How a process ends when it is told to."""
+
+    delay: Annotated[float, Duration("100ms", "10m", zero=True)] = Field(
+        default=_SERVER.drain.delay, description="Longest time to go on accepting while load balancers take notice."
+    )
+    quiet: Annotated[float, Duration("100ms", "10m", zero=True)] = Field(
+        default=_SERVER.drain.quiet, description="Stop accepting earlier when no request came for so long."
+    )
+    timeout: Annotated[float, Duration("100ms", "1h", zero=True)] = Field(
+        default=_SERVER.drain.timeout, description="What requests under way get after that."
+    )
+
+
 class Server(Section):
     """The data port."""
 
@@ -117,7 +131,7 @@ class Server(Section):
     tls: Annotated[Any, NotYet()] = Field(default=None, description="TLS on the data port. Not available yet.")
     max: Max = Field(default=Max(), description="Bounds on what a client may send.")
     timeouts: ServerTimeouts = Field(default=ServerTimeouts(), description="How long a client may take.")
-    drain: Annotated[Any, NotYet()] = Field(default=None, description="Graceful end. Not available yet.")
+    drain: Drain = Field(default=Drain(), description="How a process ends when it is told to.")
 
 
 class Admin(Section):

@@ -104,6 +104,11 @@ class ApplicationCycle:
         self._gone = True
         self._wake.set()
 
+    @property
+    def response_started(self) -> bool:
+        """Whether the client has been sent anything."""
+        return self._started
+
     def end_keep_alive(self) -> None:
         """Answer this request and then close."""
         self.keep_alive = False

@@ -29,6 +29,8 @@ from gateway.settings import Maxima, ServerTimeouts
 #: After the last answer of a connection we go on reading for so long, unless the client closes first: a close with bytes unread would be a
 #: reset, which can take the answer with it (RFC 9112 section 9.6).
 LINGER_SECONDS = 2.0
+#: What a connection that has not sent anything yet gets for its first request when the server stops.
+FIRST_HEAD_SECONDS = 1.0
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -309,12 +311,43 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.transport.write_eof()
         self.deadline = self.loop.time() + LINGER_SECONDS
 
+    # Ending
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether requests wait for their turn."""
+        return bool(self._queue)
+
+    def last_answer(self) -> None:
+        """Tell the client, with the answer that is being prepared, that the connection ends. An answer that has begun can't say so."""
+        active = self._active
+        if active is not None and not self._queue and not active.response_started:
+            active.end_keep_alive()
+
     def shutdown(self) -> None:
         """Called by uvicorn when the server stops: answer what is there, then close."""
+        if self._closing:
+            return
+        if self._newest is None and not self.in_head and (self._queue or self._active is not None):
+            self.stop_reading_requests()
+        if self._queue:
+            self._queue[-1].end_keep_alive()
+        elif self._active is not None:
+            self._active.end_keep_alive()
+        elif self.in_head:
+            return
+        elif self._head_deadline:
+            # Accepted a moment ago: its first request may be on its way.
+            self.deadline = self._head_deadline = min(self._head_deadline, self.loop.time() + FIRST_HEAD_SECONDS)
+        else:
+            self._close(lingering=False)
+
+    def give_up(self, error: GatewayError) -> None:
+        """The time is over: the request that is being answered ends with the error, or its answer is cut."""
         self._queue.clear()
         self.stop_reading_requests()
         if self._active is not None:
-            self._active.end_keep_alive()
+            self._active.fail(error)
         elif not self._closing:
             self._close(lingering=False)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from gateway.errors import ConfigError
+from gateway.server.drain import CUT_OFF_SECONDS, Drain
 from gateway.server.face import AsgiFace
 from gateway.server.protocol import server_protocol
 from gateway.settings import Settings
@@ -26,11 +28,9 @@ from gateway.settings import Settings
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
 
-AdminApp = Callable[["Runtime"], Any]
+#: (the runtime, begins the end of the whole gateway) -> the admin site.
+AdminApp = Callable[["Runtime", Callable[[], None]], Any]
 
-GRACE_SECONDS = 30
-#: For what a request that is cut off has to give back.
-CUT_OFF_SECONDS = 1.0
 BACKLOG = 2048
 #: New objects between two looks of the garbage collector: about 20 MB if all of them were garbage.
 GARBAGE_THRESHOLD = 100_000
@@ -44,11 +44,23 @@ class QuietServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    @property
+    def connections(self) -> Collection[Any]:
+        """Those that are open."""
+        return self.server_state.connections
+
+    @property
+    def tasks(self) -> Collection[asyncio.Task[None]]:
+        """Requests that are being handled."""
+        return self.server_state.tasks
+
     def stop(self) -> None:
-        """End in an orderly way; a second time, at once."""
-        if self.should_exit:
-            self.force_exit = True
+        """Close the port and idle connections, and end when the last connection has."""
         self.should_exit = True
+
+    def force(self) -> None:
+        """End without waiting for connections."""
+        self.force_exit = self.should_exit = True
 
 
 def bound_socket(host: str, port: int, key: str, *, shared: bool = False) -> socket.socket:
@@ -124,7 +136,11 @@ def serve_worker(face: AsgiFace, data: socket.socket, admin_app: AdminApp, contr
         ConfigError: it can't start.
     """
     with control_socket(control) as admin:
-        run(serve_process(face, data, admin, admin_app, listening))
+        run(serve_process(face, data, admin, admin_app, listening, _end_supervisor))
+
+
+def _end_supervisor() -> None:
+    os.kill(os.getppid(), signal.SIGTERM)
 
 
 def serve_admin(admin: socket.socket, app: Any, listening: Callable[[], None]) -> None:
@@ -173,9 +189,18 @@ def settle_garbage_collector() -> None:
 
 
 async def serve_process(
-    face: AsgiFace, data: socket.socket, admin: socket.socket, admin_app: AdminApp, listening: Callable[[], None]
+    face: AsgiFace,
+    data: socket.socket,
+    admin: socket.socket,
+    admin_app: AdminApp,
+    listening: Callable[[], None],
+    end_all: Callable[[], None] | None = None,
 ) -> None:
-    """Open the runtime, serve both ports until a signal, and close everything in order. `listening` is called once both are open.
+    """Open the runtime, serve both ports until a signal, and close everything in order.
+
+    Args:
+        listening: called once both ports are open.
+        end_all: what the admin site's drain does where this process is one of several.
 
     Raises:
         ConfigError: the runtime or a port can't be opened.
@@ -187,18 +212,18 @@ async def serve_process(
     except asyncio.CancelledError:
         # Told to stop before it could serve anybody.
         return
-    servers = [
-        QuietServer(_config(face, http=server_protocol(runtime.front))),
-        QuietServer(_config(admin_app(runtime), http="httptools")),
-    ]
-    _on_signals(lambda: _stop(runtime, servers))
+    server = QuietServer(_config(face, http=server_protocol(runtime.front)))
+    drain = Drain(runtime.front, server, lambda: runtime.settings.server.drain, runtime.begin_drain)
+    _drain_on_signals(drain)
+    site = QuietServer(_config(admin_app(runtime, end_all or functools.partial(drain.begin, "admin")), http="httptools"))
     try:
-        tasks = await _started(servers, (data, admin))
+        tasks = await _started((server, site), (data, admin))
         settle_garbage_collector()
         listening()
         await tasks[0]
-        await _cut_off(servers[0])
-        servers[1].stop()
+        await drain.close()
+        await _cut_off(server)
+        site.stop()
         await tasks[1]
     finally:
         await face.close()
@@ -237,9 +262,11 @@ def _on_signals(stop: Callable[[], object]) -> None:
         loop.add_signal_handler(number, stop)
 
 
-def _stop(runtime: Runtime, servers: list[QuietServer]) -> None:
-    runtime.draining = True
-    servers[0].stop()
+def _drain_on_signals(drain: Drain) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, drain.begin, "SIGTERM")
+    # Somebody at a terminal: no load balancer has to take notice.
+    loop.add_signal_handler(signal.SIGINT, functools.partial(drain.begin, "SIGINT", at_once=True))
 
 
 def _config(app: Any, *, http: Any) -> uvicorn.Config:
@@ -254,6 +281,5 @@ def _config(app: Any, *, http: Any) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=BACKLOG,
     )

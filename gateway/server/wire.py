@@ -121,6 +121,10 @@ class WireExchange(Exchange):
         """Answer this request and then close."""
         self._keep_alive = False
 
+    def last_answer(self) -> None:
+        if not self._protocol.has_queued:
+            self._keep_alive = False
+
     def write_paused(self, paused: bool) -> None:
         """The client can't take more (True), or can again (False)."""
         if self.upstream is not None:

@@ -30,8 +30,10 @@ logger = logging.getLogger("gateway.workers")
 CANNOT_START = 3
 #: A process that lived shorter than this is replaced only when it is over.
 MINIMUM_LIFE_SECONDS = 1.0
-#: After this long an orderly end becomes a forced one.
-STOP_SECONDS = 40.0
+#: What an end may take besides the drain of a worker; after that it is forced.
+STOP_SECONDS = 10.0
+#: The signal to end that leaves nothing alive.
+KILLING_STOP = 3
 _POLL_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1
 
@@ -71,6 +73,7 @@ class Supervisor:
         self._due: list[tuple[float, _Role]] = []
         #: Signals that came and were not acted upon yet.
         self._signals: list[int] = []
+        self._stops = 0
         self._stopping_since = 0.0
         self._failure = ""
         self._banner = ""
@@ -138,7 +141,7 @@ class Supervisor:
             self._start_due()
             self._announce()
             self._end_admin()
-            if self._stopping_since and time.monotonic() - self._stopping_since > STOP_SECONDS:
+            if self._stopping_since and time.monotonic() - self._stopping_since > self._longest_stop():
                 self._signal(signal.SIGKILL)
                 self._stopping_since = time.monotonic()
             time.sleep(_POLL_SECONDS)
@@ -173,13 +176,17 @@ class Supervisor:
         self._signals.append(number)
 
     def _stop(self, number: int) -> None:
-        """The first time an orderly end, workers first: the admin site tells of them until they are gone. The second time at once."""
-        if not self._stopping_since:
+        """The first time an orderly end, workers first: the admin site tells of them until they are gone. The second time they wait for
+        nothing any more, the third time they are killed."""
+        self._stops += 1
+        if self._stops == 1:
             self._banner = ""
             self._stopping_since = time.monotonic()
-            self._signal(signal.SIGTERM, admin=False)
-        else:
-            self._signal(signal.SIGKILL if number == signal.SIGINT else signal.SIGTERM)
+        self._signal(number if self._stops < KILLING_STOP else signal.SIGKILL, admin=self._stops >= KILLING_STOP)
+
+    def _longest_stop(self) -> float:
+        drain = self._settings.server.drain
+        return drain.delay + drain.timeout + STOP_SECONDS
 
     def _end_admin(self) -> None:
         if self._stopping_since and not any(role.worker for role, _ in self._children.values()):

@@ -492,10 +492,11 @@ async def _left(span: contextlib.AbstractAsyncContextManager[None]) -> None:
 
 
 def base_document(directory: Path, **sections: Any) -> Json:
-    """What every gateway of the tests has: free ports, and an audit in a file of its own."""
+    """What every gateway of the tests has: free ports, an end without a delay, and an audit in a file of its own."""
+    server = {"host": "127.0.0.1", "port": 0, "drain": {"delay": 0}, **sections.pop("server", {})}
     return {
         "version": 1,
-        "server": {"host": "127.0.0.1", "port": 0},
+        "server": server,
         "admin": {"host": "127.0.0.1", "port": 0},
         "audit": {"sink": [f"file:{directory / 'audit.jsonl'}"]},
         **sections,

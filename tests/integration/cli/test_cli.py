@@ -100,6 +100,17 @@ def test_run_that_cannot_start_says_one_line_and_ends_with_3(text: str | None, t
     assert result.stderr.count("\n") == 1
 
 
+def test_check_compares_the_drain_with_the_grace_period(tmp_path: Path) -> None:
+    """F-50: by option or environment; a span that can't be read is bad usage."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("version: 1\nserver: {drain: {delay: 5s, timeout: 30s}}\n")
+    assert "1 warning" in gateway("check", str(file), "--grace-period", "30s").stdout
+    warned = gateway("check", str(file), GATEWAY_GRACE_PERIOD="39s")
+    assert (warned.returncode, "server.drain: an end may take 40 s" in warned.stderr) == (0, True)
+    assert "0 warnings" in gateway("check", str(file), GATEWAY_GRACE_PERIOD="40s").stdout
+    assert gateway("check", str(file), "--grace-period", "soon").returncode == 2
+
+
 def test_run_points_at_check_when_there_is_more(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("version: 2\nsever: {}\n")

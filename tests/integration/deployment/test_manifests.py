@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.config import load_text
+from gateway.config.caution import END_SECONDS
+
 ROOT = Path(__file__).resolve().parents[3]
 OVERLAYS = ["base", "overlays/dev"]
 Object = dict[str, Any]
@@ -81,11 +84,16 @@ def test_probes_ask_the_admin_port_and_readiness_is_apart_from_liveness(name: st
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_pod_waits_before_it_stops_and_has_time_to_finish(name: str) -> None:
-    """F-50: endpoints are removed while the pod still serves."""
+    """F-50, G1: endpoints are removed while the pod still serves, and the gateway knows its grace period."""
     pod = gateway_pod(name)
-    wait = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert wait >= 5
-    assert pod["terminationGracePeriodSeconds"] >= wait + 30 + 5
+    (container,) = pod["containers"]
+    grace_seconds = pod["terminationGracePeriodSeconds"]
+    assert {"name": "GATEWAY_GRACE_PERIOD", "value": f"{grace_seconds}s"} in container["env"]
+    document = yaml.safe_load((ROOT / "k8s" / name / "gateway.yaml").read_text())
+    drain = document["server"]["drain"]
+    assert drain["delay"] == drain["quiet"] == "8s", "traffic or not"
+    settings = load_text(yaml.safe_dump({"version": 1, "server": {"drain": drain}}), {})
+    assert settings.server.drain.delay + settings.server.drain.timeout + END_SECONDS <= grace_seconds
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -57,6 +57,7 @@ def test_request_under_way_is_answered_and_the_connection_closed(tmp_path: Path,
         gateway.kill()
     assert [(each["event"], each.get("response", {}).get("status")) for each in gateway.records()] == [
         ("start", None),
+        ("admin", None),
         ("request", 200),
         ("stop", None),
     ]
@@ -64,20 +65,21 @@ def test_request_under_way_is_answered_and_the_connection_closed(tmp_path: Path,
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path, service: Upstream) -> None:
-    """F-53: a request that hangs does not hold it up, and is in the audit all the same."""
+    """F-53: a request that hangs does not hold it up, is told so, and is in the audit all the same."""
     gateway = start(tmp_path, service)
     gate = f"stubborn-{number}"
     try:
-        with service.gate(gate), under_way(gateway, service, gate):
+        with service.gate(gate), under_way(gateway, service, gate) as connection:
             gateway.process.send_signal(number)
             wait_until(lambda: gateway.admin("GET", "/readyz").status_code == 503, "the gateway to drain")
             gateway.process.send_signal(number)
             assert gateway.process.wait(10) == 0, gateway.said
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
     finally:
         gateway.kill()
     assert "Traceback" not in gateway.said
     events = [(each["event"], each.get("response", {}).get("status"), each.get("reason")) for each in gateway.records()]
-    assert ("request", 499, "client_gone") in events
+    assert ("request", 503, "draining") in events
     assert events[-1][0] == "stop"
 
 

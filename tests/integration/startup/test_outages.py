@@ -205,4 +205,4 @@ def test_audit_begins_with_start_and_ends_with_stop(tmp_path: Path, login: Login
     with running(tmp_path, document_for(tmp_path, login, service)) as gateway:
         gateway.request("GET", "/public")
     events = [json.loads(line)["event"] for line in gateway.file.read_text().splitlines()]
-    assert events == ["start", "request", "stop"]
+    assert events == ["start", "request", "admin", "stop"]

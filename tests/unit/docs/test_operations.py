@@ -68,7 +68,7 @@ def calls_of(app: Starlette) -> set[str]:
 def test_admin_calls_are_those_of_the_site() -> None:
     """CONTRACT section 6."""
     documented = {word for word in first_cells(part(PAGE, "## Admin API")) if CALL.fullmatch(word)}
-    assert documented == calls_of(AdminSite(cast(Runtime, None), "token").app())
+    assert documented == calls_of(AdminSite(cast(Runtime, None), "token", lambda: None).app())
 
 
 def test_each_admin_call_is_shown_with_curl() -> None:

@@ -15,6 +15,25 @@ def cautions(fragment: str) -> list[str]:
     return [str(caution) for caution in warnings(load_text(f"version: 1\n{service}{fragment}\n", {}, file="f", require_files=False))]
 
 
+def test_a_drain_that_the_platform_cuts_short() -> None:
+    """F-50: what is killed in the middle loses its records."""
+    text = "version: 1\nserver: {drain: {delay: 10s, timeout: 30s}}\n"
+    assert warnings(load_text(text, {}), grace_seconds=45.0) == []
+    (caution,) = warnings(load_text(text, {}, file="f"), grace_seconds=30.0)
+    assert str(caution) == (
+        "f server.drain: an end may take 45 s (delay, timeout, and 5 s for the last records); the platform kills after 30 s; "
+        "a shorter delay and timeout, or a longer grace period"
+    )
+    assert [each.key_path for each in warnings(load_text("version: 1\nserver: {drain: {timeout: 5m}}\n", {}))] == ["server.drain"]
+
+
+def test_a_quiet_that_is_never_reached() -> None:
+    text = "version: 1\nserver: {drain: {delay: 2s, quiet: 3s}}\n"
+    assert [str(each) for each in warnings(load_text(text, {}, file="f"))] == [
+        "f server.drain.quiet: a quiet of 3 s is never reached within a delay of 2 s; at most the delay"
+    ]
+
+
 def route(fields: str, limits: str = "") -> str:
     return f"{limits}routes: [{{name: r, path: /a, service: p{fields}}}]"
 
