@@ -101,6 +101,12 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         """The newest request's body is complete (also when it has none)."""
         raise NotImplementedError
 
+    def repeated_received(self, head: RequestHead) -> None:
+        """A whole read was this request, which has no body: `head_received`, `body_complete` and `read_done` at once."""
+        self.head_received(head)
+        self.body_complete()
+        self.read_done()
+
     def refused(self, error: GatewayError) -> None:
         """What was read can't be trusted; nothing after it is read. Requests handed out before it stay valid, except an incomplete one."""
         raise NotImplementedError
@@ -220,9 +226,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         target = data[len(self._again_start) : -len(self._again_end)]
         if not target or target.translate(None, _VISIBLE) or len(target) > self._maxima.uri_bytes:
             return False
-        self.head_received(RequestHead(again.method, target, True, again.headers, True))
-        self.body_complete()
-        self.read_done()
+        self.repeated_received(RequestHead(again.method, target, True, again.headers, True))
         return True
 
     def _raw_body(self, data: bytes) -> None:

@@ -161,6 +161,16 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._newest = exchange
         self._queue.append(exchange)
 
+    def repeated_received(self, head: RequestHead) -> None:
+        if self._active is not None or self._queue or self._closing or self.writing_paused:
+            super().repeated_received(head)
+            return
+        # The same steps, without those that find nothing to do.
+        exchange = WireExchange(self, head)
+        exchange.complete()
+        self.deadline = self._head_deadline = 0.0
+        self._begin(exchange)
+
     def body_received(self, data: bytes) -> None:
         if self._newest is not None:
             self._newest.feed(data)
@@ -214,7 +224,9 @@ class GatewayProtocol(StrictHttp1Protocol):
                 self.resume_reading("pipeline")
             self._rearm()
             return
-        exchange = self._queue.popleft()
+        self._begin(self._queue.popleft())
+
+    def _begin(self, exchange: WireExchange) -> None:
         handler = self.front.handler
         handler.open(exchange)
         plan = exchange.plan
