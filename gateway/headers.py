@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from gateway.errors import MalformedMessage
 
@@ -97,11 +98,13 @@ class RequestFields:
         lines: wire lines to forward, in order, with framing and managed fields left out.
         found: fields that we read, by name; the first of each.
         repeated: further lines of those names, in order.
+        recall: tells whether the credentials among them are still known; the pipeline's. Fields live as long as a client repeats them.
     """
 
-    __slots__ = ("found", "lines", "repeated")
+    __slots__ = ("found", "lines", "recall", "repeated")
 
     def __init__(self) -> None:
+        self.recall: Callable[[], Any] | None = None
         self.lines: list[bytes] = []
         self.found: dict[bytes, bytes] = {}
         self.repeated: FieldList = []

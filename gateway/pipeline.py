@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from random import getrandbits
 from typing import Protocol
 
@@ -40,6 +40,10 @@ from gateway.upstream.http1 import ClientGone
 
 logger = logging.getLogger("gateway.pipeline")
 
+#: Targets whose route is remembered, and the longest host and path among them. Kong's router has such a cache too.
+MAXIMUM_TARGETS = 1024
+MAXIMUM_TARGET_BYTES = 256
+
 #: Status that records show when the client left before an answer; nginx's number for the same.
 CLIENT_GONE_STATUS = 499
 
@@ -49,8 +53,8 @@ _NONE: list[bytes] = []
 class Authenticator(Protocol):
     """Turns credentials into a principal."""
 
-    def cached(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
-        """A principal that was verified before and still holds."""
+    def recall(self, authorization: bytes | None, api_key: bytes | None) -> Callable[[], Principal | None]:
+        """What tells, again and again, the principal of credentials that were verified before, or None when they don't hold now."""
 
     async def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
         """A principal; None when there are no credentials. Raises Unauthorized or Unavailable."""
@@ -68,6 +72,10 @@ class Admission(Protocol):
 
 class RouteTable(Protocol):
     """Finds the plan of a request."""
+
+    @property
+    def reads_fields(self) -> bool:
+        """Whether a match may depend on header fields."""
 
     def match(self, host: str, method: str, path: str, headers: HeaderLookup = ...) -> Match[RoutePlan]:
         """Raises NotFound or MethodNotAllowed."""
@@ -132,6 +140,7 @@ class Pipeline:
         self._proxies = proxies
         # Global state
         self.in_flight = 0
+        self._known_targets: dict[tuple[str, str, bytes], Match[RoutePlan]] = {}
 
     def open(self, exchange: Exchange) -> None:
         """Read the head of a request and find its route. What is wrong with it is kept in `exchange.refusal` for `handle` to tell."""
@@ -236,8 +245,20 @@ class Pipeline:
                 exchange.block = request_block(exchange.fields, head.body_length, exchange.peer)
         if not head.has_host and exchange.version_11:
             raise MalformedMessage("An HTTP/1.1 request needs a Host field.", reason="host_missing")
+        match = self._known_targets.get((exchange.host, exchange.method, exchange.path)) or self._match(exchange)
+        if match is None:
+            return
+        plan = exchange.plan = match.value
+        observation.route = match.route
+        observation.service = plan.service
+        exchange.params = observation.path_params = match.params
+        exchange.cors_lines = plan.cors.simple(exchange.fields.found.get(b"origin"))
+
+    def _match(self, exchange: Exchange) -> Match[RoutePlan] | None:
+        """The route of a target that is not known; None when the request is answered without one."""
         if exchange.path == b"*":
-            return self._answer_options(exchange, EVERY_METHOD)
+            self._answer_options(exchange, EVERY_METHOD)
+            return None
         path = canonical(exchange.path)
         if exchange.method == "OPTIONS" and self._is_preflight(exchange, path):
             return None
@@ -246,13 +267,17 @@ class Pipeline:
         except MethodNotAllowed as error:
             if exchange.method != "OPTIONS":
                 raise
-            return self._answer_options(exchange, error.allow)
-        plan = exchange.plan = match.value
-        observation.route = match.route
-        observation.service = plan.service
-        exchange.params = observation.path_params = match.params
-        exchange.cors_lines = plan.cors.simple(exchange.fields.found.get(b"origin"))
-        return None
+            self._answer_options(exchange, error.allow)
+            return None
+        if len(exchange.host) + len(exchange.path) <= MAXIMUM_TARGET_BYTES and self._is_lasting(exchange, match):
+            if len(self._known_targets) >= MAXIMUM_TARGETS:
+                self._known_targets.clear()
+            self._known_targets[exchange.host, exchange.method, exchange.path] = match
+        return match
+
+    def _is_lasting(self, exchange: Exchange, match: Match[RoutePlan]) -> bool:
+        """Whether another request with the same host, method and path gets the same route, and can share its parameters."""
+        return exchange.method != "OPTIONS" and not self._routes.reads_fields and match.value.local is None
 
     def _is_preflight(self, exchange: Exchange, path: str) -> bool:
         """Whether this is the preflight of a route with CORS rules, which answer it without credentials (Fetch, section 3.2.2)."""
@@ -291,8 +316,10 @@ class Pipeline:
         fields = exchange.fields
         if fields.repeated:
             self._refuse_repeated(fields)
-        principal = self._authenticator.cached(*self._credentials(fields))
-        exchange.principal = exchange.observation.principal = principal
+        recall = fields.recall
+        if recall is None:
+            recall = fields.recall = self._authenticator.recall(*self._credentials(fields))
+        principal = exchange.principal = exchange.observation.principal = recall()
         return principal is not None
 
     async def _authenticate(self, exchange: Exchange, plan: RoutePlan) -> None:

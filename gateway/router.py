@@ -267,6 +267,8 @@ class Router(Generic[V]):
             for root in self._roots_of(candidate.route):
                 root.insert(candidate.template.segments, candidate)
         self._names_hosts = bool(self._exact or self._wildcard)
+        #: Whether a match may depend on header fields.
+        self.reads_fields = any(candidate.headers for candidate in self._candidates)
         self._candidates.sort(key=_table_order)
 
     @property

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 
 import httpx
 
@@ -131,8 +132,8 @@ class Authenticator:
         self._ready = self._ready or all(source.keys for source in self._sources.values())
         return self._ready
 
-    def cached(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
-        """The principal of credentials that were verified before; None when `authenticate` has to look at them.
+    def recall(self, authorization: bytes | None, api_key: bytes | None) -> Callable[[], Principal | None]:
+        """What tells the principal of credentials that were verified before, each time it is called; None when `authenticate` has to look.
 
         Args:
             authorization: the value of `Authorization`, None when the request has none.
@@ -144,11 +145,15 @@ class Authenticator:
                 or len(authorization) > _MAX_FIELD_BYTES
                 or (api_key is not None and self.api_keys is not None)
             ):
-                return None
-            return self._tokens.get(authorization[7:])
+                return _unknown
+            return self._tokens.recall(authorization[7:])
         if api_key is not None and self.api_keys is not None:
-            return self.api_keys.cached(api_key)
-        return None
+            return partial(self.api_keys.cached, api_key)
+        return _unknown
+
+    def cached(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
+        """`recall` once."""
+        return self.recall(authorization, api_key)()
 
     async def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
         """The principal of a request; None when it brings no credentials at all.
@@ -184,6 +189,10 @@ class _Forget:
     def __call__(self, proofs: Collection[bytes]) -> None:
         for cache in self.caches:
             cache.drop(proofs)
+
+
+def _unknown() -> None:
+    """Nothing is known of these credentials."""
 
 
 def _bearer_token(authorization: bytes) -> bytes:

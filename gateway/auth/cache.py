@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from hashlib import sha256
 
 from gateway.auth.principal import Principal
@@ -31,7 +32,10 @@ class PrincipalCache:
 
     def get(self, credential: bytes) -> Principal | None:
         """The principal of a credential that was put and still holds."""
-        digest = sha256(credential).digest()
+        return self.find(sha256(credential).digest())
+
+    def find(self, digest: bytes) -> Principal | None:
+        """`get` by the digest of the credential."""
         entries = self._entries
         entry = entries.get(digest)
         if entry is None:
@@ -41,6 +45,10 @@ class PrincipalCache:
             return None
         entries.move_to_end(digest)
         return entry[1]
+
+    def recall(self, credential: bytes) -> Callable[[], Principal | None]:
+        """`get` for the same credential again and again: it is hashed once."""
+        return partial(self.find, sha256(credential).digest())
 
     def put(self, credential: bytes, principal: Principal, until: float, proof: bytes = b"") -> None:
         """Keep a principal until a time; `proof` names the key that vouched for it, see `drop`. A time already past keeps nothing."""

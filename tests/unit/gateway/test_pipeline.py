@@ -86,8 +86,8 @@ class RecordedExchange(Exchange):
 class Everybody:
     """An authenticator that knows alice, whoever asks."""
 
-    def cached(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
-        return None
+    def recall(self, authorization: bytes | None, api_key: bytes | None) -> Callable[[], Principal | None]:
+        return lambda: None
 
     async def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal | None:
         return ALICE
