@@ -118,6 +118,9 @@ class Client:
         return data
 
     def close(self) -> None:
+        if self.writer.transport.get_write_buffer_size():
+            # Nobody will read it any more, and a loop that closes while a write waits may not come to its end.
+            self.writer.transport.abort()
         self.writer.close()
 
 
