@@ -26,6 +26,7 @@ from discovery.catalog import Loopback, Rules, is_loopback
 from discovery.failover import FailoverSource
 from discovery.guard import Guard
 from discovery.instance import ConsulAgent, ConsulQuery
+from discovery.lanes import Lanes
 from discovery.reply import Consistency, ConsulError, Reply, decode, one_line
 from discovery.snapshots import NoSnapshots, SnapshotFiles, Snapshots
 from discovery.source import Source
@@ -34,6 +35,8 @@ from discovery.watch import ConsulSource, in_turn
 logger = logging.getLogger("discovery.consul")
 
 T = TypeVar("T")
+#: From the number of queries that want a connection to what to ask, and how many seconds to wait for the answer.
+Ask = Callable[[int], tuple[Sequence[tuple[str, object]], float]]
 
 #: A query that does not block. A leaderless agent takes 7 s to say so.
 REQUEST_SECONDS = 10.0
@@ -65,10 +68,15 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         address = _address(agent.url)
         super().__init__(address.host, address.port, address.scheme)
         self._url = f"Consul at {agent.url}"
-        connections = agent.connections + SPARE_CONNECTIONS
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        transport = httpx.AsyncHTTPTransport(verify=_tls(agent), uds=address.socket or None, limits=limits, trust_env=False)
-        self._http = httpx.AsyncClient(transport=transport, trust_env=False)
+        tls, socket = _tls(agent), address.socket or None
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+
+        def client() -> httpx.AsyncClient:
+            transport = httpx.AsyncHTTPTransport(verify=tls, uds=socket, limits=limits, trust_env=False)
+            return httpx.AsyncClient(transport=transport, trust_env=False)
+
+        #: For queries about services, which mostly wait, and for what must not wait behind them.
+        self.queries, self._calls = Lanes(client, agent.connections), Lanes(client, SPARE_CONNECTIONS)
 
     def get(
         self,
@@ -77,10 +85,15 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         params: Sequence[tuple[str, object]] | None = None,
         headers: Mapping[str, str] | None = None,
         raw: bool = False,
-        timeout_seconds: float = REQUEST_SECONDS,
     ) -> Awaitable[T]:
         """GET."""
-        return self._request("GET", callback, self.uri(path, params), headers, b"", timeout_seconds)
+        return self._call("GET", callback, self.uri(path, params), headers, b"")
+
+    async def query(self, callback: Callable[[base.Response], T], path: str, ask: Ask, headers: Mapping[str, str]) -> T:
+        """GET, when it is its turn; `ask` tells then, with the number of queries that want one, what to ask and how long to wait for it."""
+        async with self.queries.one() as client:
+            params, timeout_seconds = ask(self.queries.demand)
+            return await self._request(client, "GET", callback, self.uri(path, params), headers, b"", timeout_seconds)
 
     def put(
         self,
@@ -91,7 +104,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         headers: Mapping[str, str] | None = None,
     ) -> Awaitable[T]:
         """PUT."""
-        return self._request("PUT", callback, self.uri(path, params), headers, data, REQUEST_SECONDS)
+        return self._call("PUT", callback, self.uri(path, params), headers, data)
 
     def delete(
         self,
@@ -102,7 +115,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         headers: Mapping[str, str] | None = None,
     ) -> Awaitable[T]:
         """DELETE."""
-        return self._request("DELETE", callback, self.uri(path, params), headers, data, REQUEST_SECONDS)
+        return self._call("DELETE", callback, self.uri(path, params), headers, data)
 
     def post(
         self,
@@ -113,14 +126,22 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         headers: Mapping[str, str] | None = None,
     ) -> Awaitable[T]:
         """POST."""
-        return self._request("POST", callback, self.uri(path, params), headers, data, REQUEST_SECONDS)
+        return self._call("POST", callback, self.uri(path, params), headers, data)
 
-    def close(self) -> Awaitable[None]:
+    async def close(self) -> None:
         """Close all connections."""
-        return self._http.aclose()
+        await self.queries.close()
+        await self._calls.close()
+
+    async def _call(
+        self, method: str, callback: Callable[[base.Response], T], uri: str, headers: Mapping[str, str] | None, data: str | bytes
+    ) -> T:
+        async with self._calls.one() as client:
+            return await self._request(client, method, callback, uri, headers, data, REQUEST_SECONDS)
 
     async def _request(
         self,
+        client: httpx.AsyncClient,
         method: str,
         callback: Callable[[base.Response], T],
         uri: str,
@@ -132,7 +153,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         try:
             # httpx bounds each step, the outer one bounds their sum: a server that sends a byte now and then must not hold us.
             async with asyncio.timeout(timeout_seconds):
-                async with self._http.stream(method, uri, headers=headers, content=data, timeout=timeout) as response:
+                async with client.stream(method, uri, headers=headers, content=data, timeout=timeout) as response:
                     body = await _bounded(response)
         except httpx.ConnectTimeout as exc:
             raise ConsulError(f"{self._url} does not take a connection within {CONNECT_SECONDS} s") from exc
@@ -176,9 +197,6 @@ class Consul:
         self.guard = Guard(agent.disappearance_guard)
         self.snapshots: Snapshots = SnapshotFiles(Path(agent.cache_dir)) if agent.cache_dir else NoSnapshots()
         self._api = _Api(agent)
-        # Queries that are under way. The others wait here in turn, rather than in httpx, which looks through all of them for each.
-        self._turns = asyncio.Semaphore(agent.connections)
-        self._queries = 0
 
     def __repr__(self) -> str:
         return f"<Consul {self.agent.url}>"
@@ -207,30 +225,24 @@ class Consul:
             params.append(("passing", "1"))
         if query.datacenter:
             params.append(("dc", query.datacenter))
-        self._queries += 1
-        try:
-            async with self._turns:
-                return await self._health(query.service, params, index, consistency)
-        finally:
-            self._queries -= 1
-
-    async def _health(self, service: str, params: list[tuple[str, object]], index: int, consistency: Consistency) -> Reply:
-        timeout_seconds = REQUEST_SECONDS
-        if index:
-            wait_seconds = self._wait_seconds()
-            params += (("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms"))
-            timeout_seconds = wait_seconds * WAIT_FACTOR + WAIT_MARGIN_SECONDS
         if consistency != "default":
             params.append((consistency, "1"))
-        path, headers = f"/v1/health/service/{service}", self._api.prepare_headers()
-        reply: Reply = await self._api.http.get(_reply, path, params, headers, timeout_seconds=timeout_seconds)
+
+        def ask(demand: int) -> tuple[list[tuple[str, object]], float]:
+            if not index:
+                return params, REQUEST_SECONDS
+            wait_seconds = self._wait_seconds(demand)
+            wait = [("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms")]
+            return [*params, *wait], wait_seconds * WAIT_FACTOR + WAIT_MARGIN_SECONDS
+
+        reply: Reply = await self._api.http.query(_reply, f"/v1/health/service/{query.service}", ask, self._api.prepare_headers())
         return reply
 
-    def _wait_seconds(self) -> float:
+    def _wait_seconds(self, demand: int) -> float:
         """How long a query may block: as configured, or so that all get their turn in `ROUND_SECONDS` when connections are short."""
-        if self._queries <= self.agent.connections:
+        if demand <= self.agent.connections:
             return self.agent.wait_seconds
-        return max(LEAST_WAIT_SECONDS, min(self.agent.wait_seconds, ROUND_SECONDS * self.agent.connections / self._queries))
+        return max(LEAST_WAIT_SECONDS, min(self.agent.wait_seconds, ROUND_SECONDS * self.agent.connections / demand))
 
     async def check_rights(self, query: ConsulQuery, nodes: Iterable[str]) -> None:
         """See that nothing is missing from an answer because it may not be read: Consul filters silently.

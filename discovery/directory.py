@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from discovery.balance import Balancer, Empty, balancer
 from discovery.condition import Condition
+from discovery.ending import end
 from discovery.endpoint import Endpoint
 from discovery.instance import Balance, Instance
 from discovery.source import Failed, Found, Source, Update
@@ -181,7 +182,7 @@ class Directory:
         self._services = dict(services)
         self._watches = {name: self._watch(name, watched, before.get(name)) for name, watched in services.items()}
         kept = {id(watch) for watch in self._watches.values()}
-        await _cancel(watch.task for watch in before.values() if id(watch) not in kept)
+        await end(watch.task for watch in before.values() if id(watch) not in kept)
         # Only now: an address that moved from one service to another keeps its live state.
         unanswered = await self._first_answers(timeout)
         self._drop_unused()
@@ -190,7 +191,7 @@ class Directory:
     async def close(self) -> None:
         """Stop watching. Snapshots stay readable for requests that are under way."""
         watches, self._watches = self._watches, {}
-        await _cancel(watch.task for watch in watches.values())
+        await end(watch.task for watch in watches.values())
 
     def service(self, name: str) -> ServiceView:
         """The view of a service, to be held by the request path.
@@ -309,13 +310,6 @@ class Directory:
 
 def _seek_the_same(before: Watched, after: Watched) -> bool:
     return before.source == after.source or (after.sought is not None and before.sought == after.sought)
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    ending = list(tasks)
-    for task in ending:
-        task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)
 
 
 def _balancer(balance: Balance, endpoints: tuple[Endpoint, ...], instances: tuple[Instance, ...]) -> Balancer:

@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
 from discovery.consul import Consul, agent_from_environment
+from discovery.ending import end
 from discovery.instance import NOTHING, ConsulAgent
 from discovery.pacing import Backoff
 from discovery.reply import ConsulError
@@ -138,8 +139,7 @@ class Registration:
         if task is None or consul is None:
             return
         self._task = self._consul = None
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end([task])
         try:
             async with asyncio.timeout(DEREGISTER_SECONDS):
                 # Also when no registration succeeded: the answer to one may have been lost.

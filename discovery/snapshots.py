@@ -20,6 +20,7 @@ from typing import Protocol
 
 import orjson
 
+from discovery.ending import end
 from discovery.instance import Instance
 
 logger = logging.getLogger("discovery.snapshots")
@@ -116,9 +117,8 @@ class SnapshotFiles:
     async def close(self) -> None:
         """Write what is pending."""
         task, self._task = self._task, None
-        while task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=0.1)
+        if task is not None:
+            await end([task])
         await self._write()
 
     async def _write_soon(self) -> None:

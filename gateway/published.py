@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
+from discovery.ending import end
 from discovery.instance import Instance
 from discovery.pacing import TokenBucket
 from discovery.published import Publication, Reading, read
@@ -155,9 +156,8 @@ class Publisher:
     async def close(self) -> None:
         """Leave everything as it is."""
         task, self._task = self._task, None
-        while task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=0.1)
+        if task is not None:
+            await end([task])
 
     async def _serve_soon(self) -> None:
         await asyncio.sleep(SETTLE_SECONDS + self._bucket.take(monotonic()))

@@ -20,6 +20,8 @@ CONSUL_CONNECTIONS_PER_CLIENT = 200
 LONGEST_GRACE_SECONDS = 90.0
 #: What an end needs besides the drain: to cut off what was given up, and to write the last records and spans.
 END_SECONDS = 5.0
+#: For what is not a query about a service, and for connections that are being replaced.
+CONSUL_MARGIN = 20
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Key path, message, what would be better.
 _Caution = tuple[str, str, str]
@@ -88,11 +90,20 @@ def _consul(settings: Settings) -> Iterator[_Caution]:
         yield "discovery.consul.url", "the ACL token travels over plain HTTP", "https://, or an agent on this machine"
     if agent.loopback == "allow":
         yield "discovery.consul.loopback", "a registration can lead requests to this machine's own ports", "auto"
+    watched = sum(
+        1 + len(service.consul.failover or agent.failover) for service in settings.services.values() if service.consul is not None
+    )
+    if watched > agent.connections:
+        yield (
+            "discovery.consul.connections",
+            f"{watched} services are watched over {agent.connections} connections: they take turns, and a change may be seen 10 s late",
+            f"more connections, and limits.http_max_conns_per_client in the agent's configuration greater by {CONSUL_MARGIN}",
+        )
     if agent.connections >= CONSUL_CONNECTIONS_PER_CLIENT:
         yield (
             "discovery.consul.connections",
             f"Consul closes connections of one client beyond {CONSUL_CONNECTIONS_PER_CLIENT}, unless it is configured otherwise",
-            "limits.http_max_conns_per_client in the agent's configuration, greater by 20",
+            f"limits.http_max_conns_per_client in the agent's configuration, greater by {CONSUL_MARGIN}",
         )
 
 

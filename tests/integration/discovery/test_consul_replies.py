@@ -113,7 +113,7 @@ def test_the_query_is_stale_passing_and_blocking_with_the_token_in_its_header() 
         _, server = await watched(Script(reply(GOOD, 41)), 1, token="hush", datacenter="dc1", wait_seconds=7.5)
         first, second = server.targets[:2]
         assert first == "/v1/health/service/web?passing=1&dc=dc1&stale=1"
-        assert second == "/v1/health/service/web?passing=1&dc=dc1&index=41&wait=7500ms&stale=1"
+        assert second == "/v1/health/service/web?passing=1&dc=dc1&stale=1&index=41&wait=7500ms"
         assert all("x-consul-token: hush" in head.lower() for head in server.heads)
         assert "hush" not in "".join(server.targets)
 
