@@ -75,6 +75,7 @@ class ConsulAgent:
         cache_dir: directory of snapshots on disk; none when empty.
         publish_routes: whether services publish routes in their metadata.
         ca_file, certificate_file, key_file: PEM files for `https`; the system's authorities and no client certificate when empty.
+        fingerprint: of what these files held; empty when nobody asks.
     """
 
     url: str = "http://127.0.0.1:8500"
@@ -92,6 +93,7 @@ class ConsulAgent:
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
+    fingerprint: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

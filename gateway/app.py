@@ -20,9 +20,10 @@ from gateway.config import build_limit, build_route, build_service, load, settin
 from gateway.development import development_settings
 from gateway.errors import ConfigError
 from gateway.handlers import Handler, handler_app
+from gateway.origin import Origin
 from gateway.route import ASGIApp, Limit, Local, Route, Service
 from gateway.server.face import AsgiFace
-from gateway.server.serving import serve_admin, serve_one, serve_worker, with_admin_token
+from gateway.server.serving import serve_admin, serve_one, serve_worker
 from gateway.server.workers import Supervisor
 from gateway.settings import Settings
 from gateway.store.embedded import EmbeddedServer
@@ -52,8 +53,9 @@ class BackendAPIGateway:
     def __init__(self, config: str | os.PathLike[str] | None = None, **settings: Any) -> None:
         if config is not None and settings:
             raise ConfigError(f"BackendAPIGateway takes either config or keyword settings, not both: {', '.join(sorted(settings))}")
-        if config is not None:
-            self._settings = load(Path(config), os.environ)
+        self._config = Path(config) if config is not None else None
+        if self._config is not None:
+            self._settings = load(self._config, os.environ)
         else:
             self._settings = settings_from_mapping(settings, os.environ)
         self._limits: dict[str, Limit] = dict(self._settings.limits)
@@ -153,61 +155,76 @@ class BackendAPIGateway:
         await self._face(scope, receive, send)
 
     def start(self, port: int | None = None, host: str | None = None, workers: int | None = None) -> None:
-        """Serve until SIGTERM or SIGINT, on 127.0.0.1 unless told otherwise.
+        """Serve until SIGTERM or SIGINT, on 127.0.0.1 unless told otherwise. SIGHUP, or a change of it, has `config` read again.
 
         Raises:
             SystemExit: with 3, after one line on stderr, when it can't start.
         """
         try:
-            settings = _prepared(listening_at(self.settings, host, port, workers))
-            self._face = _face(settings)
-            _serve(settings, self._face)
+            declared = listening_at(self.settings, host, port, workers)
+            origin = Origin(declared, lambda: listening_at(self._declared_now(), host, port, workers))
+            self._face = _face(origin)
+            _serve(origin, self._face)
         except ConfigError as error:
             print(f"gateway: could not start: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             raise SystemExit(COULD_NOT_START) from error
+
+    def _declared_now(self) -> Settings:
+        """What the file says now, and what was declared here beside it."""
+        if self._config is None:
+            return self.settings
+        read = load(self._config, os.environ)
+        ours = [route for route in self._routes if not any(route is other for other in self._settings.routes)]
+        services = {name: service for name, service in self._services.items() if name not in self._settings.services}
+        if twice := sorted(services.keys() & read.services.keys()):
+            raise ConfigError(f"{self._config}: services {', '.join(twice)} are declared in Python already")
+        return replace(read, routes=(*read.routes, *ours), services={**read.services, **services})
 
     async def _open(self) -> Runtime:
         return await open_runtime(development_settings(self.settings))
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, read: Callable[[], Settings]) -> None:
     """Serve a configuration until SIGTERM or SIGINT: what `gateway run` does.
+
+    Args:
+        settings: to start with.
+        read: gives them anew, whenever they are to be loaded again. Raises ConfigError.
 
     Raises:
         ConfigError: it can't start.
     """
-    _serve(prepared := _prepared(settings), _face(prepared))
+    origin = Origin(settings, read)
+    _serve(origin, _face(origin))
 
 
-def _prepared(settings: Settings) -> Settings:
-    return with_admin_token(development_settings(settings))
-
-
-def _face(settings: Settings) -> AsgiFace:
+def _face(origin: Origin) -> AsgiFace:
     async def opened() -> Runtime:
-        return await open_runtime(settings)
+        return await open_runtime(origin.settings)
 
     return AsgiFace(opened)
 
 
-def _serve(settings: Settings, face: AsgiFace) -> None:
+def _serve(origin: Origin, face: AsgiFace) -> None:
     _log_to_stderr()
+    settings = origin.settings
     if settings.server.workers == 1:
-        serve_one(settings, face, admin_app)
+        serve_one(origin, face, admin_app)
         return
-    embedded = None
+    stop_store = _nothing
     if settings.state.url.startswith("embedded:"):
         # One store for all workers; it ends with the supervisor.
         embedded = EmbeddedServer.from_url(settings.state.url)
-        settings = with_store_url(settings, embedded.start())
-    face.open_with(lambda: open_runtime(settings))
-    stop_store = embedded.stop if embedded is not None else _nothing
+        url = embedded.start()
+        stop_store = embedded.stop
+        face.open_with(lambda: open_runtime(with_store_url(origin.settings, url)))
     try:
         Supervisor(
             settings,
-            lambda data, control, listening: serve_worker(face, data, admin_app, control, listening),
+            lambda data, control, listening: serve_worker(origin, face, data, admin_app, control, listening),
             lambda admin, controls, listening: serve_admin(admin, fleet_app(controls), listening),
             abandoned=stop_store,
+            accepted=origin.renew,
         ).run()
     finally:
         stop_store()

@@ -14,16 +14,21 @@ SUBJECT = "developer"
 TOKEN_SECONDS = 3600
 
 
+def lacks_issuer(settings: Settings) -> bool:
+    """Whether nobody could prove anything, and a route asks for it."""
+    authentication = settings.authentication
+    if authentication.issuers or authentication.introspection or authentication.api_keys:
+        return False
+    return any(route.authentication != "none" for route in settings.routes)
+
+
 def development_settings(settings: Settings) -> Settings:
     """The settings, with a development issuer where nobody could prove anything otherwise; its token is printed to stderr.
 
     Raises:
         ConfigError: `GATEWAY_ENV` is `production`.
     """
-    authentication = settings.authentication
-    if authentication.issuers or authentication.introspection or authentication.api_keys:
-        return settings
-    if all(route.authentication == "none" for route in settings.routes):
+    if not lacks_issuer(settings):
         return settings
     if os.environ.get("GATEWAY_ENV") == "production":
         raise ConfigError(
@@ -38,7 +43,7 @@ def development_settings(settings: Settings) -> Settings:
         file=sys.stderr,
         flush=True,
     )
-    return replace(settings, authentication=replace(authentication, issuers=(issuer.issuer,)))
+    return replace(settings, authentication=replace(settings.authentication, issuers=(issuer.issuer,)))
 
 
 def scopes_of(settings: Settings) -> list[str]:

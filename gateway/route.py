@@ -66,13 +66,15 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamTLS:
-    """How `https` instances are verified and what we show them. Paths of PEM files; empty means the default."""
+    """How `https` instances are verified and what we show them. Paths of PEM files; empty means the default. `fingerprint` is of what the
+    files held: connections that were made with other keys are not used any more."""
 
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
     server_name: str = ""
     verify: bool = True
+    fingerprint: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,3 +236,5 @@ class Settings:
     audit: AuditSettings = AuditSettings()
     #: Path of the file that these came from; empty for keyword settings.
     source: str = ""
+    #: Every file that was read for these, and a digest of what it held: it changes when these may have to be loaded again.
+    files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)

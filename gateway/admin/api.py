@@ -18,7 +18,20 @@ from starlette.routing import Route
 
 from gateway.admin.redaction import redacted
 from gateway.admission.revocation import KINDS, Revocation
-from gateway.errors import BadRequest, BodyTooLarge, GatewayError, Internal, MethodNotAllowed, NotFound, Unauthorized, Unavailable, problem
+from gateway.config import ConfigProblems
+from gateway.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ConfigError,
+    GatewayError,
+    Internal,
+    MethodNotAllowed,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    problem,
+)
+from gateway.server.controls import Controls
 from gateway.store.error import StoreError
 from gateway.telemetry.exposition import content_type
 
@@ -39,19 +52,33 @@ _API_KEY_KEYS = frozenset(("subject", "scopes", "roles", "client", "expires_at")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
+class ConfigRefused(GatewayError):
+    """A configuration that can't be used; the one before stays at work."""
+
+    status = 422
+    title = "Unprocessable Content"
+    default_code = "config_refused"
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__("The configuration can't be used; the one before stays at work.")
+        problems = error.problems if isinstance(error, ConfigProblems) else []
+        self._problems = [str(problem) for problem in problems] or [" ".join(str(error).split())]
+
+    def members(self) -> dict[str, object]:
+        return {"problems": self._problems}
+
+
 class AdminSite:
     """Answers for one process.
 
     Args:
         runtime: what is told about.
-        token: bearer token of everything but livez, readyz and metrics.
-        end: begins the end of the gateway.
+        controls: what it can be told to do.
     """
 
-    def __init__(self, runtime: Runtime, token: str, end: Callable[[], None]) -> None:
+    def __init__(self, runtime: Runtime, controls: Controls) -> None:
         self._runtime = runtime
-        self._end = end
-        self._token = token.encode()
+        self._controls = controls
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -64,6 +91,7 @@ class AdminSite:
                 self._guarded("/v1/services", GET=self.services),
                 self._guarded("/v1/replicas", GET=self.replicas),
                 self._guarded("/v1/config", GET=self.config),
+                self._guarded("/v1/reload", POST=self.reload),
                 self._guarded("/v1/drain", POST=self.drain),
                 self._guarded("/v1/revocations", GET=self.revocations, POST=self.revoke),
                 self._guarded("/v1/revocations/{kind}/{value:path}", DELETE=self.unrevoke),
@@ -168,11 +196,20 @@ class AdminSite:
         self._recorded("delete_api_key", request, id=key_id)
         return Response(status_code=204)
 
+    async def reload(self, request: Request) -> Response:
+        """Load the configuration again; 422 with everything that is wrong when the one before stays."""
+        self._recorded("reload", request)
+        try:
+            reloaded = await self._controls.reload()
+        except ConfigError as error:
+            raise ConfigRefused(error) from error
+        return _json({"generation": reloaded.generation, "changed": reloaded.changed})
+
     async def drain(self, request: Request) -> Response:
         """Begin the end, as SIGTERM does; 202 also when it has begun."""
         if not self._runtime.draining:
             self._recorded("drain", request)
-            self._end()
+            self._controls.end()
         return _json({"draining": True}, 202)
 
     # Details
@@ -193,7 +230,9 @@ class AdminSite:
 
     def _is_admin(self, request: Request) -> bool:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
+        # That of the configuration at work: a reload may have brought another one.
+        token = self._runtime.settings.admin.token.encode()
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token)
 
     def _recorded(self, action: str, request: Request, **detail: Any) -> None:
         """Write an audit record: what was done, and from where (SP 800-53 AU-3)."""
@@ -251,9 +290,9 @@ class AdminSite:
         return max((one.leeway for one in self._runtime.settings.authentication.issuers if one.issuer == issuer), default=0.0)
 
 
-def admin_app(runtime: Runtime, end: Callable[[], None]) -> Starlette:
+def admin_app(runtime: Runtime, controls: Controls) -> Starlette:
     """The admin site of a process."""
-    return AdminSite(runtime, runtime.settings.admin.token, end).app()
+    return AdminSite(runtime, controls).app()
 
 
 def admin_application(routes: list[Route]) -> Starlette:

@@ -22,6 +22,8 @@ from gateway.errors import Unavailable, problem
 from gateway.telemetry import exposition
 
 TIMEOUT_SECONDS = 5.0
+#: A new generation may wait for first answers of discovery and for keys.
+RELOAD_SECONDS = 30.0
 #: Members of an instance's description that each worker counts for itself.
 _COUNTED = ("active", "requests", "failures")
 #: A worker says which of them a resource has.
@@ -51,6 +53,7 @@ class Fleet:
                 resource("/readyz", GET=self.readyz),
                 resource("/metrics", GET=self.metrics),
                 resource("/v1/services", GET=self.services),
+                resource("/v1/reload", POST=self.reload),
                 resource("/{path:path}", **dict.fromkeys(_METHODS, self.one)),
             ]
         )
@@ -82,6 +85,19 @@ class Fleet:
             return _passed_on(answers[0]) if answers else _nobody()
         return _json({"services": merged_services([answer.json()["services"] for answer in good])})
 
+    async def reload(self, request: Request) -> Response:
+        """Every worker loads the configuration again. One that refuses it tells why; a worker that is being replaced begins with the
+        newest."""
+        answers = [answer for answer in await self._all("/v1/reload", _asker(request), "POST", RELOAD_SECONDS) if answer is not None]
+        if not answers:
+            return _nobody()
+        refused = [answer for answer in answers if not answer.is_success]
+        if refused:
+            return _passed_on(refused[0])
+        told = [answer.json() for answer in answers]
+        generation, changed = max(each["generation"] for each in told), any(each["changed"] for each in told)
+        return _json({"generation": generation, "changed": changed, "workers": len(told)})
+
     async def one(self, request: Request) -> Response:
         """Any worker's answer, from the first that gives one."""
         body = await bounded_body(request)
@@ -97,10 +113,12 @@ class Fleet:
                 break
         return _nobody()
 
-    async def _all(self, path: str, headers: dict[str, str]) -> list[httpx.Response | None]:
+    async def _all(
+        self, path: str, headers: dict[str, str], method: str = "GET", timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[httpx.Response | None]:
         async def ask(worker: httpx.AsyncClient) -> httpx.Response | None:
             try:
-                return await worker.get(path, headers=headers)
+                return await worker.request(method, path, headers=headers, timeout=timeout_seconds)
             except httpx.HTTPError:
                 return None
 

@@ -53,7 +53,7 @@ def demo(port: int | None, admin_port: int | None) -> None:
                 click.echo(f"{instance.service:<9} {instance.url}  ({instance.name})")
             click.echo("Services are found in Consul at " + consul if consul else "No Consul agent is reachable: services are static.")
             click.echo(guide(settings, issuer))
-            serve(settings)
+            serve(settings, lambda: settings)
     except (ConfigError, DemoError) as error:
         fail(str(error), COULD_NOT_START)
 

@@ -12,6 +12,7 @@ from gateway.cli.options import CONFIG_VARIABLE, COULD_NOT_START, DEFAULT_CONFIG
 
 if TYPE_CHECKING:
     from gateway.config import ConfigProblems
+    from gateway.settings import Settings
 
 
 @click.command()
@@ -33,12 +34,15 @@ def run(config: Path, host: str | None, port: int | None, workers: int | None) -
     from gateway.config import ConfigProblems, load
     from gateway.errors import ConfigError
 
+    def read() -> Settings:
+        return listening_at(load(config, os.environ), host, port, workers)
+
     try:
         settings = load(config, os.environ)
         # Imported when the configuration is known to be good: most of what this takes is the import.
         from gateway.app import listening_at, serve
 
-        serve(listening_at(settings, host, port, workers))
+        serve(listening_at(settings, host, port, workers), read)
     except ConfigProblems as error:
         fail(f"could not start: {_summary(error, config)}", COULD_NOT_START)
     except ConfigError as error:

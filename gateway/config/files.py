@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 from gateway.config.problems import KeyPath, Report, shown
 
 #: A secret is a token or a passphrase; more than this is the wrong file.
 MAXIMUM_SECRET_BYTES = 64 * 1024
+#: Of a file whose content is told from others by a digest: certificates, keys and configurations are far smaller.
+MAXIMUM_DIGESTED_BYTES = 16 * 1024 * 1024
 
 
 class Files:
@@ -23,6 +27,8 @@ class Files:
         self._directory = directory
         self._report = report
         self.required = required
+        #: Every file that was looked at, and a digest of what it held.
+        self.seen: dict[str, str] = {}
 
     def path(self, text: str, key: KeyPath) -> str:
         """The absolute path of a file that exists and can be read; empty for empty text."""
@@ -32,7 +38,7 @@ class Files:
         if self.required:
             try:
                 with path.open("rb") as file:
-                    file.read(1)
+                    self.seen[str(path)] = sha256(file.read(MAXIMUM_DIGESTED_BYTES)).hexdigest()
             except (OSError, ValueError) as error:
                 self._report.add(key, f"can't read {shown(text)}: {_reason(error)}", _relative(path, text))
         return str(path)
@@ -46,6 +52,11 @@ class Files:
             self._report.add(key, f"{shown(text)} is not a directory", _relative(path, text))
         return str(path)
 
+    def fingerprint(self, paths: Iterable[str]) -> str:
+        """One digest for what these files held, of which some may be empty text; empty when all are."""
+        seen = [self.seen.get(path, "") for path in paths if path]
+        return sha256(" ".join(seen).encode()).hexdigest() if seen else ""
+
     def secret(self, text: str, key: KeyPath) -> bytes:
         """What is in a file, without the line break at its end; empty for empty text and after a problem."""
         if not text or not self.required:
@@ -54,6 +65,7 @@ class Files:
         try:
             with path.open("rb") as file:
                 content = file.read(MAXIMUM_SECRET_BYTES + 1)
+            self.seen[str(path)] = sha256(content).hexdigest()
         except (OSError, ValueError) as error:
             self._report.add(key, f"can't read {shown(text)}: {_reason(error)}", _relative(path, text))
             return b""
@@ -69,6 +81,15 @@ class Files:
         if is_token(content):
             return content.decode("ascii")
         self._report.add(key, f"the file {shown(text)} holds characters other than visible ASCII", "one token, without spaces")
+        return ""
+
+
+def digest_of(path: Path) -> str:
+    """What tells the content of a file from any other; empty when it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return sha256(file.read(MAXIMUM_DIGESTED_BYTES)).hexdigest()
+    except OSError:
         return ""
 
 

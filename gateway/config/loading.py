@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import gateway.config.models as models
@@ -49,12 +51,14 @@ def load(path: Path, environ: Mapping[str, str], *, require_files: bool = True) 
     try:
         with path.open("rb") as opened:
             # One byte more than the longest text can have tells that it is too long; the file may have no end.
-            text = opened.read(4 * MAXIMUM_CHARACTERS + 1).decode("utf-8-sig")
+            content = opened.read(4 * MAXIMUM_CHARACTERS + 1)
+            text = content.decode("utf-8-sig")
     except OSError as error:
         raise ConfigProblems([Problem(str(path), 0, 0, "", f"can't read the file: {error.strerror or error}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigProblems([Problem(str(path), 0, 0, "", f"not UTF-8: byte {error.start}")]) from error
-    return load_text(text, environ, file=str(path), directory=path.absolute().parent, require_files=require_files)
+    settings = load_text(text, environ, file=str(path), directory=path.absolute().parent, require_files=require_files)
+    return replace(settings, files={str(path.absolute()): sha256(content).hexdigest(), **settings.files})
 
 
 def load_text(
@@ -154,6 +158,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
         telemetry=_telemetry(pieces.telemetry),
         audit=AuditSettings(sink=tuple(pieces.audit.sink), format=pieces.audit.format),
         source=document.marks.file,
+        files=files.seen,
     )
     report.close()
     _check_table(settings.routes, report)
@@ -225,6 +230,7 @@ def _consul(pieces: Parts, report: Report, files: Files) -> ConsulAgent | None:
         ca_file=pem["ca_file"],
         certificate_file=pem["certificate_file"],
         key_file=pem["key_file"],
+        fingerprint=files.fingerprint(pem.values()),
     )
 
 

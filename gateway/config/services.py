@@ -84,7 +84,8 @@ def _retry(section: models.Retry) -> Retry:
 
 def _tls(section: models.UpstreamTls, path: KeyPath, report: Report, files: Files) -> UpstreamTLS:
     pair(section, path, report)
-    return UpstreamTLS(**(section.model_dump() | pem_files(section, path, files)))
+    pem = pem_files(section, path, files)
+    return UpstreamTLS(**(section.model_dump() | pem), fingerprint=files.fingerprint(pem.values()))
 
 
 def pair(section: models.UpstreamTls | models.State | models.Consul, path: KeyPath, report: Report) -> None:

@@ -15,26 +15,40 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
 
 from gateway.errors import ConfigError
+from gateway.server.controls import Controls
 from gateway.server.drain import CUT_OFF_SECONDS, Drain
 from gateway.server.face import AsgiFace
 from gateway.server.protocol import server_protocol
+from gateway.server.reload import Reloader
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
 
-#: (the runtime, begins the end of the whole gateway) -> the admin site.
-AdminApp = Callable[["Runtime", Callable[[], None]], Any]
+#: (the runtime, what an administrator can have it do) -> the admin site.
+AdminApp = Callable[["Runtime", Controls], Any]
 
 BACKLOG = 2048
 #: New objects between two looks of the garbage collector: about 20 MB if all of them were garbage.
 GARBAGE_THRESHOLD = 100_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RELOAD_SIGNAL = signal.SIGHUP
+#: From a worker to its supervisor: the configuration as it is declared now is at work.
+ACCEPTED_SIGNAL = signal.SIGUSR1
+
+
+class Origin(Protocol):
+    """Where the settings come from."""
+
+    settings: Settings
+
+    def read_again(self) -> Settings:
+        """The settings as they are declared now. Raises ConfigError."""
 
 
 class QuietServer(uvicorn.Server):
@@ -118,29 +132,36 @@ def with_admin_token(settings: Settings) -> Settings:
     return replace(settings, admin=replace(settings.admin, token=token))
 
 
-def serve_one(settings: Settings, face: AsgiFace, admin_app: AdminApp) -> None:
+def serve_one(origin: Origin, face: AsgiFace, admin_app: AdminApp) -> None:
     """Serve in this process until SIGTERM or SIGINT.
 
     Raises:
         ConfigError: it can't start.
     """
+    settings = origin.settings
     data = bound_socket(settings.server.host, settings.server.port, "server")
     admin = bound_socket(settings.admin.host, settings.admin.port, "admin")
-    run(serve_process(face, data, admin, admin_app, lambda: announce(data, admin)))
+    run(serve_process(face, origin, data, admin, admin_app, lambda: announce(data, admin)))
 
 
-def serve_worker(face: AsgiFace, data: socket.socket, admin_app: AdminApp, control: Path, listening: Callable[[], None]) -> None:
+def serve_worker(
+    origin: Origin, face: AsgiFace, data: socket.socket, admin_app: AdminApp, control: Path, listening: Callable[[], None]
+) -> None:
     """Serve as one of several processes, the admin site on a Unix socket for the process that answers for all.
 
     Raises:
         ConfigError: it can't start.
     """
     with control_socket(control) as admin:
-        run(serve_process(face, data, admin, admin_app, listening, _end_supervisor))
+        run(serve_process(face, origin, data, admin, admin_app, listening, supervised=True))
 
 
-def _end_supervisor() -> None:
-    os.kill(os.getppid(), signal.SIGTERM)
+def _tell_supervisor(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getppid(), number)
+
+
+def _nobody_to_tell() -> None:
+    """This process is the whole gateway."""
 
 
 def serve_admin(admin: socket.socket, app: Any, listening: Callable[[], None]) -> None:
@@ -190,23 +211,27 @@ def settle_garbage_collector() -> None:
 
 async def serve_process(
     face: AsgiFace,
+    origin: Origin,
     data: socket.socket,
     admin: socket.socket,
     admin_app: AdminApp,
     listening: Callable[[], None],
-    end_all: Callable[[], None] | None = None,
+    *,
+    supervised: bool = False,
 ) -> None:
     """Open the runtime, serve both ports until a signal, and close everything in order.
 
     Args:
         listening: called once both ports are open.
-        end_all: what the admin site's drain does where this process is one of several.
+        supervised: whether this process is one of several, whose supervisor ends all of them and starts others.
 
     Raises:
         ConfigError: the runtime or a port can't be opened.
     """
     opening = asyncio.ensure_future(face.open())
-    _on_signals(opening.cancel)
+    # What is being opened is the newest configuration there is.
+    _on_signals(opening.cancel, ignoring=(RELOAD_SIGNAL,))
+    declared = origin.settings
     try:
         runtime = await opening
     except asyncio.CancelledError:
@@ -214,13 +239,18 @@ async def serve_process(
         return
     server = QuietServer(_config(face, http=server_protocol(runtime.front)))
     drain = Drain(runtime.front, server, lambda: runtime.settings.server.drain, runtime.begin_drain)
-    _drain_on_signals(drain)
-    site = QuietServer(_config(admin_app(runtime, end_all or functools.partial(drain.begin, "admin")), http="httptools"))
+    accepted = _tell_supervisor(ACCEPTED_SIGNAL) if supervised else _nobody_to_tell
+    reloader = Reloader(origin.read_again, declared, runtime, runtime.telemetry, accepted)
+    end = _tell_supervisor(signal.SIGTERM) if supervised else functools.partial(drain.begin, "admin")
+    site = QuietServer(_config(admin_app(runtime, Controls(functools.partial(reloader.reload, "admin"), end)), http="httptools"))
+    _obey_signals(drain, reloader)
     try:
         tasks = await _started((server, site), (data, admin))
         settle_garbage_collector()
+        reloader.start()
         listening()
         await tasks[0]
+        await reloader.close()
         await drain.close()
         await _cut_off(server)
         site.stop()
@@ -256,17 +286,20 @@ def _listen(sock: socket.socket) -> None:
         raise ConfigError(f"can't listen on {sock.getsockname()}: {exc.strerror}") from exc
 
 
-def _on_signals(stop: Callable[[], object]) -> None:
+def _on_signals(stop: Callable[[], object], ignoring: Sequence[signal.Signals] = ()) -> None:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop)
+    for number in ignoring:
+        loop.add_signal_handler(number, _nobody_to_tell)
 
 
-def _drain_on_signals(drain: Drain) -> None:
+def _obey_signals(drain: Drain, reloader: Reloader) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, drain.begin, "SIGTERM")
     # Somebody at a terminal: no load balancer has to take notice.
     loop.add_signal_handler(signal.SIGINT, functools.partial(drain.begin, "SIGINT", at_once=True))
+    loop.add_signal_handler(RELOAD_SIGNAL, reloader.request, "signal")
 
 
 def _config(app: Any, *, http: Any) -> uvicorn.Config:

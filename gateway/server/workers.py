@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from gateway.errors import ConfigError
-from gateway.server.serving import bound_socket, url_of
+from gateway.server.serving import ACCEPTED_SIGNAL, RELOAD_SIGNAL, bound_socket, url_of
 from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.workers")
@@ -35,6 +35,7 @@ STOP_SECONDS = 10.0
 #: The signal to end that leaves nothing alive.
 KILLING_STOP = 3
 _POLL_SECONDS = 0.02
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, RELOAD_SIGNAL, ACCEPTED_SIGNAL)
 _PR_SET_PDEATHSIG = 1
 
 Listening = Callable[[], None]
@@ -59,10 +60,14 @@ class Supervisor:
         settings: the ports are taken here, so that a conflict is one clear error and port 0 is the same port for every worker.
         worker, admin: what the processes do.
         abandoned: called by a child that outlives a supervisor which was killed, before it ends: to remove what the supervisor can't.
+        accepted: called when the workers have put another configuration to work: those that are started from now on begin with it.
     """
 
-    def __init__(self, settings: Settings, worker: WorkerMain, admin: AdminMain, abandoned: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, worker: WorkerMain, admin: AdminMain, abandoned: Callable[[], None], accepted: Callable[[], None]
+    ) -> None:
         self._settings = settings
+        self._accepted = accepted
         self._worker = worker
         self._admin = admin
         self._abandoned = abandoned
@@ -87,7 +92,7 @@ class Supervisor:
         Raises:
             ConfigError: a port is taken, or a process could not start; the message is its own.
         """
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._signalled) for number in _SIGNALS}
         try:
             # Held as long as we live: a port that every worker has left for a moment is not somebody else's.
             server, admin = self._settings.server, self._settings.admin
@@ -133,7 +138,7 @@ class Supervisor:
     def _watch(self) -> None:
         while self._children or (self._due and not self._stopping_since):
             while self._signals:
-                self._stop(self._signals.pop(0))
+                self._obey(self._signals.pop(0))
             pid, status = os.waitpid(-1, os.WNOHANG) if self._children else (0, 0)
             if pid:
                 self._ended(pid, os.waitstatus_to_exitcode(status))
@@ -175,6 +180,14 @@ class Supervisor:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
 
+    def _obey(self, number: int) -> None:
+        if number == RELOAD_SIGNAL:
+            self._signal(RELOAD_SIGNAL, admin=False)
+        elif number == ACCEPTED_SIGNAL:
+            self._accepted()
+        else:
+            self._stop(number)
+
     def _stop(self, number: int) -> None:
         """The first time an orderly end, workers first: the admin site tells of them until they are gone. The second time they wait for
         nothing any more, the third time they are killed."""
@@ -203,6 +216,8 @@ class Supervisor:
         """What a forked child does; returns its exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        for number in (RELOAD_SIGNAL, ACCEPTED_SIGNAL):
+            signal.signal(number, signal.SIG_IGN)
         # A terminal's Ctrl-C is for the supervisor, which tells its children once.
         os.setpgid(0, 0)
         self._die_with_parent()

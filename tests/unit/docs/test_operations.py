@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.admin.api import AdminSite
 from gateway.assembly import Runtime
 from gateway.published import Table, published_sources
+from gateway.server.controls import Controls
 from gateway.settings import AuditSettings, TelemetrySettings
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
@@ -68,7 +69,7 @@ def calls_of(app: Starlette) -> set[str]:
 def test_admin_calls_are_those_of_the_site() -> None:
     """CONTRACT section 6."""
     documented = {word for word in first_cells(part(PAGE, "## Admin API")) if CALL.fullmatch(word)}
-    assert documented == calls_of(AdminSite(cast(Runtime, None), "token", lambda: None).app())
+    assert documented == calls_of(AdminSite(cast(Runtime, None), cast(Controls, None)).app())
 
 
 def test_each_admin_call_is_shown_with_curl() -> None:
