@@ -22,6 +22,7 @@ from discovery.endpoint import Endpoint
 from discovery.reply import ConsulError
 from discovery.static import StaticSource
 from gateway.admission.admission import Admission
+from gateway.admission.ladder import Ladder
 from gateway.admission.revocation import Revocations
 from gateway.admission.together import Together
 from gateway.auth.authenticator import Authenticator
@@ -134,6 +135,14 @@ class Runtime:
         self.together = Together(store, replica, self._about, self.telemetry.metrics.revocation_propagated)
         self.admission = Admission(
             store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics, reconciliation=self.together.reconciler
+        )
+        self.ladder = Ladder(
+            self.admission,
+            self.together.mirror,
+            mirror_age_seconds=settings.state.mirror_age,
+            place=lambda: self.together.heartbeat.place,
+            when_unavailable=settings.state.when_unavailable,
+            told=self.telemetry.metrics.outage,
         )
         self.authenticator = Authenticator(settings.authentication, self.http, store.client)
         self.revocations = Revocations(
@@ -345,7 +354,7 @@ class Runtime:
                 await generation.authenticator.close()
 
     def _draft(self, settings: Settings, published: tuple[Route, ...] = ()) -> Draft:
-        surroundings = Surroundings(self.admission.plan, self.admission, self.telemetry.tracer, self.telemetry)
+        surroundings = Surroundings(self.admission.plan, self.ladder.gate, self.ladder, self.telemetry.tracer, self.telemetry)
         try:
             return Draft(settings, published, surroundings)
         except ConfigError:
@@ -373,6 +382,7 @@ class Runtime:
         server = generation.settings.server
         self.front.change(generation.pipeline, server.max, server.timeouts, generation.proxies)
         self.telemetry.metrics.generation(generation.number)
+        self.telemetry.metrics.rungs({self.ladder.mode(route) for route, _ in generation.routes.entries})
 
     def _forwarder(self, service: Service, context: ssl.SSLContext) -> Forwarder:
         circuit = self._circuits.setdefault(service.name, Circuit(service.circuit))

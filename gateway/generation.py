@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.admission.ladder import Gate
 from gateway.admission.plan import AdmissionPlan
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.authorization import compile_rule
@@ -34,10 +35,12 @@ class Surroundings:
 
     Args:
         plan: compiles the limits of a route. Raises ConfigError.
+        gate: how requests of a route are admitted.
         admission, tracer, observer: as the pipeline wants them.
     """
 
     plan: Callable[[Route], AdmissionPlan]
+    gate: Callable[[Route, AdmissionPlan], Gate]
     admission: Admission
     tracer: TraceStarter
     observer: Observer
@@ -131,10 +134,12 @@ class Draft:
                 known = ", ".join(sorted(self._settings.services)) or "none"
                 raise ConfigError(f"{where}: no service is named {route.target!r}; defined services: {known}")
             shape = request_shape(route, service)
+        admission = self._surroundings.plan(route)
         return RoutePlan(
             route,
             authorize=compile_rule(route),
-            admission=self._surroundings.plan(route),
+            admission=admission,
+            gate=self._surroundings.gate(route, admission),
             cors=compile_cors(route.cors, route.methods or EVERY_METHOD, where),
             max_body_bytes=self._settings.server.max.body_bytes,
             shape=shape,

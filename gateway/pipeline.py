@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from random import getrandbits
 from typing import Protocol
 
-from gateway.admission.keys import Facts
-from gateway.admission.plan import AdmissionPlan
 from gateway.admission.verdict import Verdict
 from gateway.auth.principal import Principal
 from gateway.cors import PREFLIGHT_STATUS
@@ -61,10 +59,7 @@ class Authenticator(Protocol):
 
 
 class Admission(Protocol):
-    """Decides revocation and limits in the store."""
-
-    def admit(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Awaitable[Verdict]:
-        """The verdict. Raises Unavailable."""
+    """Has decided about requests, by the gates of their routes."""
 
     def release(self, verdict: Verdict) -> None:
         """Give leases back."""
@@ -184,7 +179,7 @@ class Pipeline:
                 await self._authenticate(exchange, plan)
             plan.authorize(exchange.principal)
             if plan.admission.needs(exchange.principal):
-                verdict = await self._admission.admit(plan.admission, exchange.principal, exchange)
+                verdict = await plan.gate(exchange.principal, exchange)
                 self._apply(verdict, exchange, observation)
             if plan.forwarder is not None:
                 assert plan.shape is not None

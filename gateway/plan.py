@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from discovery.instance import Balance
+from gateway.admission.ladder import Gate
 from gateway.admission.plan import AdmissionPlan
 from gateway.auth.authorization import Rule
 from gateway.cors import CorsRules
@@ -32,6 +33,7 @@ class RoutePlan:
         route: the declaration.
         authorize: raises Forbidden or Unauthorized.
         admission: what is asked of the store.
+        gate: how a request is admitted.
         cors: cross-origin rules; a null object when there are none.
         max_body_bytes: largest request body.
         shape: for a service target.
@@ -43,6 +45,7 @@ class RoutePlan:
         "authorize",
         "cors",
         "forwarder",
+        "gate",
         "local",
         "max_body_bytes",
         "required",
@@ -59,6 +62,7 @@ class RoutePlan:
         *,
         authorize: Rule,
         admission: AdmissionPlan,
+        gate: Gate,
         cors: CorsRules,
         max_body_bytes: int,
         shape: RequestShape | None = None,
@@ -68,6 +72,7 @@ class RoutePlan:
         self.required = route.authentication == "required"
         self.authorize = authorize
         self.admission = admission
+        self.gate = gate
         self.cors = cors
         self.max_body_bytes = route.max_body_bytes or max_body_bytes
         self.local: Local | None = route.target if isinstance(route.target, Local) else None

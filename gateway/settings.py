@@ -83,6 +83,7 @@ class StateSettings:
         url: `embedded://`, `embedded:///path`, `unix://`, `redis://`, `redis+sentinel://`, `redis+cluster://`, and `rediss` forms of those.
         budget: the longest wait for an admission.
         when_unavailable: what happens when the store does not answer within it.
+        mirror_age: how old the mirror of revocations may be and still decide, seconds; 0 for never.
         shards: how many virtual shards keys are spread over; 0 for what the kind of store needs.
         ca_file, certificate_file, key_file: TLS of the `rediss` forms.
     """
@@ -90,6 +91,7 @@ class StateSettings:
     url: str = field(default="embedded://", repr=False)
     budget: float = 0.025
     when_unavailable: WhenUnavailable = "closed"
+    mirror_age: float = 86_400.0
     shards: int = 0
     ca_file: str = ""
     certificate_file: str = ""

@@ -72,6 +72,8 @@ class Admission:
         self._lanes: _Lanes | None = None
         self._groups: Sequence[Group] = ()
         self._mode = "unavailable"
+        #: Whether the store was ever there.
+        self.met = False
         # Names of leases: unique among all processes by the random part, within this one by the number.
         self._lease_prefix = os.urandom(8).hex().encode()
         self._lease_number = 0
@@ -163,6 +165,7 @@ class Admission:
 
     def _lines_changed(self, up: bool) -> None:
         mode = "shared" if up else "unavailable"
+        self.met = self.met or up
         if mode != self._mode:
             self._mode = mode
             self._observer.mode(mode)

@@ -149,6 +149,10 @@ class AdmissionPlan:
         """The same with a cost of 0: it tells and takes nothing."""
         return self._ticket(principal, facts, 0)
 
+    def each_key(self, principal: Principal | None, facts: Facts) -> list[bytes]:
+        """The keys of the limits, shadow limits excepted, for whoever counts by himself."""
+        return [template.key(0, principal, facts) for template in self._templates[: len(self.limits)]]
+
     def verdict(self, reply: Sequence[int], at: int) -> Verdict:
         """What the script's reply says about the request whose part begins `at`."""
         return self._whole.verdict(reply, at)

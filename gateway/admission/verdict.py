@@ -78,5 +78,7 @@ class Lease:
 #: Nothing was counted and nothing refuses.
 ALLOWED = Verdict(True)
 REVOKED_KINDS = ("jti", "subject", "session", "client", "issuer")
+#: By what is revoked.
+REVOKED_BY: dict[str, Verdict] = {kind: Verdict(False, kind) for kind in REVOKED_KINDS}
 #: By the code of the script.
 REVOKED: dict[int, Verdict] = {code: Verdict(False, kind) for code, kind in enumerate(REVOKED_KINDS, 1)}

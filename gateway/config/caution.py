@@ -36,7 +36,11 @@ def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS
     general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _issuers, _services, _audit]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
     found += [Problem(settings.source, 0, 0, *caution) for caution in _drain(settings, grace_seconds)]
-    return found + [_at(route, caution) for route in settings.routes for caution in (*_route(route), *_hashed(route, settings))]
+    return found + [
+        _at(route, caution)
+        for route in settings.routes
+        for caution in (*_route(route), *_hashed(route, settings), *_unavailable(route, settings))
+    ]
 
 
 def _at(route: Route, caution: _Caution) -> Problem:
@@ -187,6 +191,30 @@ def _hashed(route: Route, settings: Settings) -> Iterator[_Caution]:
             f"its service balances by {by}, which this path does not have",
             "a path with the parameter, or another key",
         )
+
+
+def _unavailable(route: Route, settings: Settings) -> Iterator[_Caution]:
+    """What its requests may do while the store is away, where that is not what one would expect."""
+    path, mode = f"route {route.name}", route.when_unavailable or settings.state.when_unavailable
+    if mode == "closed":
+        return
+    asks_for_tokens = route.authentication != "none"
+    if not asks_for_tokens and not route.limits:
+        if route.when_unavailable:
+            yield path, f"when_unavailable: {mode} changes nothing: a public route without limits never asks the store", "leave it out"
+        return
+    if asks_for_tokens and not settings.state.mirror_age:
+        better = "a state.mirror_age, or when_unavailable: closed"
+        yield (
+            path,
+            f"when_unavailable: {mode} without the mirror of revocations: while the store is away, tokens get 503 all the same",
+            better,
+        )
+    elif asks_for_tokens and mode == "open":
+        message = "when_unavailable: open lets tokens in that were revoked where this replica can't hear of it while the store is away"
+        yield path, message, "when_unavailable: closed where that matters"
+    if mode == "open" and route.limits:
+        yield path, "when_unavailable: open: no limit holds while the store is away", "fair_share"
 
 
 def _public(route: Route) -> Iterator[tuple[str, str]]:

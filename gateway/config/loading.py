@@ -199,6 +199,7 @@ def _state(section: models.State, report: Report, files: Files) -> StateSettings
         url=section.url,
         budget=section.budget,
         when_unavailable=section.when_unavailable,
+        mirror_age=section.mirror_age,
         ca_file=pem["ca_file"],
         certificate_file=pem["certificate_file"],
         key_file=pem["key_file"],

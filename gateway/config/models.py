@@ -48,7 +48,7 @@ OptionalUrl = Annotated[str, Text(syntax.http_url, optional=True)]
 Bool = Annotated[bool, Flag()]
 ListenPort = Annotated[int, Whole(0, 65535)]
 Authentication = Literal["required", "optional", "none"]
-Closed = Annotated[Literal["closed"], OneOf(("closed",), later=("open", "fair_share"))]
+Unavailability = Annotated[route.WhenUnavailable, OneOf(("closed", "open", "fair_share"))]
 
 
 def _text_or_mapping(value: object) -> str:
@@ -147,7 +147,12 @@ class State(Section):
 
     url: Annotated[str, Text(syntax.state_url)] = Field(default=_STATE.url, description="embedded://, redis://, rediss://, unix://.")
     budget: Annotated[float, Duration("1ms", "10s")] = Field(default=_STATE.budget, description="Longest wait for an admission.")
-    when_unavailable: Closed = Field(default="closed", description="closed: 503. open and fair_share are not available yet.")
+    when_unavailable: Unavailability = Field(
+        default=_STATE.when_unavailable, description="While the store is away. closed: 503; open: admitted; fair_share: a replica's share."
+    )
+    mirror_age: Annotated[float, Duration("1s", "30d", zero=True)] = Field(
+        default=_STATE.mirror_age, description="Up to this age the mirror of revocations decides for open and fair_share; 0: never."
+    )
     shards: Annotated[Any, NotYet(("auto", 1))] = Field(
         default="auto", description="Virtual shards: auto or 1. Others are not available yet."
     )
@@ -449,7 +454,7 @@ class RouteFields(Section):
     limits: list[PlainText] = Field(default=[], description="Names of limits, or rates such as 10/second for this route alone.")
     shadow_limits: list[PlainText] = Field(default=[], description="Counted and reported, never refused.")
     cost: Annotated[int, Whole(0, 1_000_000)] = Field(default=1, description="What one request counts.")
-    when_unavailable: Closed | None = Field(default=None, description="Overrides state.when_unavailable.")
+    when_unavailable: Unavailability | None = Field(default=None, description="Overrides state.when_unavailable.")
     timeouts: RouteTimeouts = Field(default=RouteTimeouts(), description="Overrides of the service's deadlines.")
     max: RouteMax = Field(default=RouteMax(), description="Overrides of the server's bounds.")
     cors: CorsSection | None = Field(default=None, description="Cross-origin rules.")

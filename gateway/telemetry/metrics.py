@@ -30,6 +30,9 @@ ADMISSION_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 PROPAGATION_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
+#: What a route may do while the store is away.
+RUNGS = ("closed", "open", "fair_share")
+
 Labels = tuple[str, ...]
 
 
@@ -130,7 +133,9 @@ class Metrics(Collector):
         self._denied = CappedCounter()
         self._retries = CappedCounter()
         self._ejections = CappedCounter()
+        self._outage = CappedCounter()
         self._modes: dict[str, int] = {"shared": 0, "unavailable": 0}
+        self._rungs: frozenset[str] = frozenset()
         self._generation = 0
 
     # Reports
@@ -167,6 +172,14 @@ class Metrics(Collector):
         for known in self._modes:
             self._modes[known] = 0
         self._modes[mode] = 1
+
+    def rungs(self, names: Iterable[str]) -> None:
+        """What routes do while the store is away: `closed`, `open`, `fair_share`."""
+        self._rungs = frozenset(names)
+
+    def outage(self, route: str, mode: str, outcome: str) -> None:
+        """A request was decided about without the store."""
+        self._outage.add((route, mode, outcome))
 
     def ejected(self, service: str) -> None:
         """An endpoint of the service was taken out for a while."""
@@ -227,7 +240,10 @@ class Metrics(Collector):
         mode = GaugeMetricFamily("gateway_store_state", "1 for how the state store is used now.", labels=("mode",))
         for name, value in list(self._modes.items()):
             mode.add_metric((name,), value)
+        for name in RUNGS:
+            mode.add_metric((name,), self._modes["unavailable"] if name in self._rungs else 0)
         yield mode
+        yield _counter("gateway_outage_requests", "Requests decided without the store.", ("route", "mode", "outcome"), self._outage)
         yield GaugeMetricFamily("gateway_config_generation", "Generation of the configuration in force.", value=self._generation)
         for source in self._sources:
             yield source.collect()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal, cast
 
 from gateway.admission.admission import Admission, AdmissionPlan, Verdict
+from gateway.admission.ladder import Gate, Ladder
 from gateway.admission.mirror import Mirror
 from gateway.admission.revocation import Revocations
 from gateway.admission.together import Together
 from gateway.auth.principal import Principal
 from gateway.errors import GatewayError
-from gateway.route import Limit, Route
+from gateway.exchange import Exchange
+from gateway.route import Limit, Route, WhenUnavailable
 from gateway.settings import StateSettings
 from gateway.store.redis import Store
 
@@ -46,8 +50,24 @@ class Recorder:
         self.modes.append(mode)
 
 
-def route(*limits: Limit, name: str = "route", path: str = "/x", shadow: tuple[Limit, ...] = (), cost: int = 1) -> Route:
-    return Route(name=name, path=path, target="service", limits=limits, shadow_limits=shadow, cost=cost, line="gateway.yaml:1")
+def route(
+    *limits: Limit,
+    name: str = "route",
+    path: str = "/x",
+    shadow: tuple[Limit, ...] = (),
+    cost: int = 1,
+    when_unavailable: WhenUnavailable | Literal[""] = "",
+) -> Route:
+    return Route(
+        name=name,
+        path=path,
+        target="service",
+        limits=limits,
+        shadow_limits=shadow,
+        cost=cost,
+        when_unavailable=when_unavailable,
+        line="gateway.yaml:1",
+    )
 
 
 def gcra(count: int, seconds: float, burst: int = 0, name: str = "rate", key: tuple[str, ...] = ("subject",)) -> Limit:
@@ -109,8 +129,51 @@ async def verdict(admission: Admission, plan: AdmissionPlan, who: Principal | No
 
 
 @dataclass
+class Asked:
+    """What the gate of a route needs of a request."""
+
+    store_mode: str = "shared"
+    client_ip: str = "192.0.2.1"
+    path_params: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def observation(self) -> Asked:
+        return self
+
+    def header(self, name: bytes) -> bytes | None:
+        return None
+
+
+@dataclass
+class Answer:
+    """How a gate decided: `found` is the verdict, or the reason why there was none; `mode` who decided."""
+
+    found: Verdict | str
+    mode: str
+    seconds: float
+
+    @property
+    def word(self) -> str:
+        """`admitted`, `limited`, what was revoked, or the reason of a 503."""
+        if isinstance(self.found, str):
+            return self.found
+        return "admitted" if self.found.allowed else (self.found.revoked or "limited")
+
+
+async def ask(gate: Gate, who: Principal | None) -> Answer:
+    """One request at a gate."""
+    asked, started = Asked(), time.monotonic()
+    try:
+        found: Verdict | str = await gate(who, cast(Exchange, asked))
+    except GatewayError as error:
+        found = error.reason if (error.status, error.code) == (503, "store_unavailable") else f"unexpected {error!r}"
+    return Answer(found, asked.store_mode, time.monotonic() - started)
+
+
+@dataclass
 class Replica:
-    """What one gateway process has of admission. `propagated` are the seconds that revocations took to arrive here."""
+    """What one gateway process has of admission. `propagated` are the seconds that revocations took to arrive here, `decided` the
+    (route, mode, outcome) of what was decided without the store."""
 
     name: str
     store: Store
@@ -118,24 +181,46 @@ class Replica:
     admission: Admission
     revocations: Revocations
     recorder: Recorder
+    ladder: Ladder
     propagated: list[float]
+    decided: list[tuple[str, str, str]]
 
     @property
     def mirror(self) -> Mirror:
         return self.together.mirror
 
+    def gate(self, declared: Route) -> Gate:
+        """How requests of a route are admitted."""
+        return self.ladder.gate(declared, self.admission.plan(declared))
+
 
 @asynccontextmanager
-async def replica(url: str, name: str = "replica-1", *, budget_seconds: float = 2.0) -> AsyncIterator[Replica]:
+async def replica(
+    url: str,
+    name: str = "replica-1",
+    *,
+    budget_seconds: float = 2.0,
+    mirror_age_seconds: float = 3600.0,
+    when_unavailable: WhenUnavailable = "closed",
+) -> AsyncIterator[Replica]:
     """A replica over the server at `url`, started; closed at the end."""
     store, recorder, propagated = Store.open(StateSettings(url=url)), Recorder(), list[float]()
     together = Together(store, name, lambda: {"pid": 1}, propagated.append)
     admission = Admission(store, budget_seconds=budget_seconds, observer=recorder, reconciliation=together.reconciler)
     revocations = Revocations(store, publish=together.journal.publish)
+    decided: list[tuple[str, str, str]] = []
+    ladder = Ladder(
+        admission,
+        together.mirror,
+        mirror_age_seconds=mirror_age_seconds,
+        place=lambda: together.heartbeat.place,
+        when_unavailable=when_unavailable,
+        told=lambda *each: decided.append(each),
+    )
     await together.start()
     await admission.start()
     try:
-        yield Replica(name, store, together, admission, revocations, recorder, propagated)
+        yield Replica(name, store, together, admission, revocations, recorder, ladder, propagated, decided)
     finally:
         await together.close()
         await admission.close()

@@ -57,6 +57,7 @@ def planned(route: Route) -> RoutePlan:
         route,
         authorize=compile_rule(route),
         admission=AdmissionPlan(route, NoShards(), 1),
+        gate=FixedAdmission().admit,
         cors=compile_cors(None, EVERY_METHOD, "here"),
         max_body_bytes=100,
     )

@@ -11,7 +11,6 @@ import orjson
 import pytest
 from starlette.exceptions import HTTPException
 
-from gateway.admission.keys import Facts
 from gateway.admission.plan import AdmissionPlan
 from gateway.admission.verdict import ALLOWED, Verdict
 from gateway.auth.authorization import compile_rule
@@ -100,7 +99,7 @@ class FixedAdmission:
         self.verdict = verdict
         self.released: list[Verdict] = []
 
-    async def admit(self, plan: AdmissionPlan, principal: Principal | None, facts: Facts) -> Verdict:
+    async def admit(self, principal: Principal | None, exchange: Exchange) -> Verdict:
         if isinstance(self.verdict, Exception):
             raise self.verdict
         if self.verdict is None:
@@ -148,6 +147,7 @@ class Bench:
             declared,
             authorize=compile_rule(declared),
             admission=AdmissionPlan(declared, NoShards(), 1),
+            gate=self.admission.admit,
             cors=compile_cors(None, EVERY_METHOD, "here"),
             max_body_bytes=100,
         )

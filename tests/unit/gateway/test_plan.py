@@ -12,7 +12,7 @@ from gateway.cors import compile_cors
 from gateway.plan import RoutePlan, balance_key, merged_timeouts, request_shape
 from gateway.route import HeaderRules, Local, Route, Service, Timeouts
 from gateway.router import EVERY_METHOD
-from tests.unit.gateway.test_pipeline import NoShards, RecordedExchange, nothing
+from tests.unit.gateway.test_pipeline import FixedAdmission, NoShards, RecordedExchange, nothing
 
 SERVICE = Service(name="patients", instances=(Instance(id="1", host="127.0.0.1", port=1),), timeouts=Timeouts(connect=1.0, total=60.0))
 
@@ -26,6 +26,7 @@ def plan_of(route: Route) -> RoutePlan:
         route,
         authorize=compile_rule(route),
         admission=AdmissionPlan(route, NoShards(), 1),
+        gate=FixedAdmission().admit,
         cors=compile_cors(route.cors, EVERY_METHOD, "here"),
         max_body_bytes=100,
     )

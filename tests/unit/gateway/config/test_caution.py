@@ -137,3 +137,34 @@ def test_a_store_without_password_is_two_warnings() -> None:
 def test_the_file_of_a_route_may_have_colons() -> None:
     settings = load_text("version: 1\n" + SERVICE + route(", authentication: none"), {}, file="a:b.yaml")
     assert [(caution.file, caution.line) for caution in warnings(settings)] == [("a:b.yaml", 3)]
+
+
+@pytest.mark.parametrize(
+    ("fragment", "expected"),
+    [
+        ("state: {when_unavailable: fair_share}\n" + route(", limits: [5/second]"), []),
+        (
+            route(", when_unavailable: open"),
+            ["when_unavailable: open lets tokens in that were revoked where this replica can't hear of it while the store is away"],
+        ),
+        (
+            route(", when_unavailable: open, methods: [GET], authentication: none, limits: [5/second]"),
+            ["when_unavailable: open: no limit holds while the store is away"],
+        ),
+        (
+            "state: {mirror_age: 0, when_unavailable: open}\n" + route(""),
+            ["when_unavailable: open without the mirror of revocations: while the store is away, tokens get 503 all the same"],
+        ),
+        (
+            "state: {mirror_age: 0}\n" + route(", when_unavailable: fair_share, limits: [5/second]"),
+            ["when_unavailable: fair_share without the mirror of revocations: while the store is away, tokens get 503 all the same"],
+        ),
+        (
+            route(", when_unavailable: fair_share, methods: [GET], authentication: none"),
+            ["when_unavailable: fair_share changes nothing: a public route without limits never asks the store"],
+        ),
+    ],
+)
+def test_warns_of_what_a_route_does_while_the_store_is_away(fragment: str, expected: list[str]) -> None:
+    """V3, F-3: what is not checked then is said; closed is what careful people have."""
+    assert [caution.partition("route r: ")[2].partition(";")[0] for caution in cautions(fragment)] == expected
