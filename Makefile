@@ -8,7 +8,7 @@ TYPED := gateway discovery tests
 CONFIGS = $(wildcard gateway/demo/gateway.yaml examples/*.yaml)
 PYTEST_ARGS ?=
 # What `make faults` runs; a file or a folder.
-FAULTS ?= tests/faults
+FAULTS ?= tests/conformance tests/faults
 
 .DEFAULT_GOAL := help
 .PHONY: help run test faults check format bench lock compose-up compose-down k8s-validate clean
@@ -23,7 +23,7 @@ test: $(VENV)/.dev ## run every test on real parts (PYTEST_ARGS=... goes to pyte
 	scripts/install-test-parts
 	$(PYTHON_RUN) -m pytest $(PYTEST_ARGS)
 
-faults: $(VENV)/.dev ## run the fault suite in its long form and write what it measured into docs/reliability.md (FAULTS=FILE for a part)
+faults: $(VENV)/.dev ## run the conformance and fault suites in their long form and write the measured tables (FAULTS=FILE for a part)
 	scripts/install-test-parts
 	GATEWAY_FAULTS=long $(PYTHON_RUN) -m pytest $(FAULTS) $(PYTEST_ARGS)
 	scripts/reliability-table

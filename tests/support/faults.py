@@ -93,6 +93,7 @@ class Measured:
         kept[self.row] = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": machine,
+            "load": round(os.getloadavg()[0], 1),
             "conditions": self.conditions,
             "figures": [[name, round(value, 4), unit] for name, (value, unit) in self.figures.items()],
         }

@@ -185,6 +185,11 @@ class Load:
             self._loop.call_soon_threadsafe(self._until.set)
         self._thread.join()
 
+    @property
+    def running(self) -> bool:
+        """Whether requests are still sent or on their way."""
+        return self._thread.is_alive()
+
     def since(self, moment: float) -> list[Reply]:
         """Replies to what was sent at or after the moment, so far."""
         return [reply for reply in tuple(self.replies) if reply.sent_at >= moment]

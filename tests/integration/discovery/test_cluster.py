@@ -1,6 +1,5 @@
 """A real cluster of three servers, from which servers are taken away."""
 
-
 import pytest
 
 from discovery import watch

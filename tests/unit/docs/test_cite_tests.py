@@ -30,6 +30,11 @@ def test_files_of_an_id_go_into_its_row(script: ModuleType) -> None:
     assert script.cited(written, {}) == PAGE
 
 
+def test_what_comes_later_has_no_proof(script: ModuleType) -> None:
+    page = "| L5 | Five. | later: not yet | - |\n"
+    assert script.cited(page, {"L5": ["tests/a.py"]}) == page
+
+
 def test_this_repository_has_citations(script: ModuleType) -> None:
     """Whatever moves, the id of the simplest limit is proved somewhere."""
     found = script.citations(script.tests())

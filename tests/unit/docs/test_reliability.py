@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.support.documents import DOCS, ROOT
+from tests.support.documents import ROOT
 from tests.support.faults import FIGURES, Form, Measured
 
 
@@ -29,7 +29,7 @@ def script() -> ModuleType:
 
 def declared(script: ModuleType) -> dict[str, str]:
     """Row to test file, as the tests declare them."""
-    rows = [row for page in script.PAGES for group in script.groups(ROOT / page[2]) for row in group.rows]
+    rows = [row for page in script.PAGES for group in script.groups(ROOT / page.tests) for row in group.rows]
     assert len({row.name for row in rows}) == len(rows), "a row has one test"
     return {row.name: row.file for row in rows}
 
@@ -51,26 +51,34 @@ def test_every_row_was_measured(script: ModuleType) -> None:
 def test_pages_show_what_was_measured_last(script: ModuleType) -> None:
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
     for page in script.PAGES:
-        assert (ROOT / page[0]).read_text(encoding="utf-8") == script.rendered(*page, figures), "run scripts/reliability-table"
+        assert (ROOT / page.path).read_text(encoding="utf-8") == script.rendered(page, figures), "run scripts/reliability-table"
 
 
-def test_every_row_of_the_page_links_to_a_test_that_is_there() -> None:
-    cited = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", (DOCS / "reliability.md").read_text(encoding="utf-8"))
-    assert cited
-    for test, file in cited:
-        assert f"def {test}(" in (DOCS / file).read_text(encoding="utf-8"), test
+def test_every_row_of_a_page_links_to_a_test_that_is_there(script: ModuleType) -> None:
+    for page in script.PAGES:
+        path = ROOT / page.path
+        cited = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+        assert cited
+        for test, file in cited:
+            assert f"def {test}(" in (path.parent / file).read_text(encoding="utf-8"), test
 
 
 def test_a_row_without_figures_is_shown_as_such(script: ModuleType) -> None:
     row = script.Row("r", "what breaks", "a <= b", "tests/faults/test_x.py", "test_x")
-    shown = script.table([row], {}, "../")
+    shown = script.table([row], {}, "../", "fault")
     assert shown.splitlines()[2] == "| what breaks | a ≤ b | not yet | - | [`test_x`](../tests/faults/test_x.py) |"
 
 
 def test_a_row_shows_date_figures_and_conditions(script: ModuleType) -> None:
     row = script.Row("r", "what breaks", "promise", "tests/faults/test_x.py", "test_x")
-    kept = {"date": "2026-01-02", "conditions": "2 replicas", "machine": "m", "figures": [["wait", 12.345, "ms"], ["lost", 0, ""]]}
-    assert "| 2026-01-02: wait 12.3 ms; lost 0 | 2 replicas |" in script.table([row], {"r": kept}, "")
+    kept = {
+        "date": "2026-01-02",
+        "conditions": "2 replicas",
+        "machine": "m",
+        "load": 0.5,
+        "figures": [["wait", 12.345, "ms"], ["lost", 0, ""]],
+    }
+    assert "| 2026-01-02: wait 12.3 ms; lost 0 | 2 replicas; load average 0.5 |" in script.table([row], {"r": kept}, "", "case")
 
 
 def test_words_that_are_not_literal_are_refused(script: ModuleType, tmp_path: Path) -> None:
