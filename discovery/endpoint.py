@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import exp
 from time import monotonic
+from typing import Literal
 
 from discovery.instance import Instance
 
@@ -12,6 +13,15 @@ from discovery.instance import Instance
 DECAY_SECONDS = 10.0
 #: What a failure counts as, at least. Otherwise an instance that fails at once looks like the quickest of all.
 FAILURE_SECONDS = 1.0
+
+#: `ejected`: taken out after failures. `half_open`: the time is over, one request may try it. `probing`: that request is under way.
+Standing = Literal["available", "ejected", "half_open", "probing"]
+#: What metrics and the admin API show.
+State = Literal["available", "ejected", "half_open", "unhealthy"]
+
+
+def _ignore(endpoint: Endpoint) -> None:
+    """Nobody wants to know."""
 
 
 class Endpoint:
@@ -25,18 +35,25 @@ class Endpoint:
         "active",
         "address",
         "connections",
+        "ejected_until",
+        "ejections",
+        "failing_checks",
         "failures",
         "failures_in_a_row",
         "instance",
+        "joined_at",
         "latency_at",
         "latency_seconds",
         "not_before",
+        "on_change",
         "on_idle",
         "requests",
+        "returned_at",
         "scheme",
+        "standing",
     )
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, on_change: Callable[[Endpoint], None] = _ignore) -> None:
         #: The newest registration at this address. Weights are the snapshot's: two services may give one address different ones.
         self.instance = instance
         self.scheme = instance.scheme
@@ -47,37 +64,99 @@ class Endpoint:
         self.active = 0
         self.requests = 0
         self.failures = 0
+        #: Counted by the outlier detection of the services; an answer ends the row.
         self.failures_in_a_row = 0
         #: Peak EWMA of the latency as of `latency_at` (monotonic seconds); 0 before the first answer.
         self.latency_seconds = 0.0
         self.latency_at = 0.0
         #: When it wants to be tried again, by its last `Retry-After` (monotonic seconds); 0 when it didn't say.
         self.not_before = 0.0
+        # State of health; times are monotonic seconds, 0 for never
+        self.standing: Standing = "available"
+        self.ejections = 0
+        self.ejected_until = 0.0
+        self.returned_at = 0.0
+        #: When it began to take requests beside others that did already: the beginning of its slow start.
+        self.joined_at = 0.0
+        #: Names of the services whose active check it fails.
+        self.failing_checks: set[str] = set()
+        #: Called when whether it can be used has changed.
+        self.on_change = on_change
         #: Set by the directory while the endpoint is in no snapshot: called when its last request has finished.
         self.on_idle: Callable[[Endpoint], None] | None = None
 
     def __repr__(self) -> str:
-        left = ", left" if self.on_idle is not None else ""
+        state = "" if self.state == "available" else f", {self.state}"
+        left = f"{state}, left" if self.on_idle is not None else state
         return f"<Endpoint {self.scheme}://{self.address} active={self.active} requests={self.requests} failures={self.failures}{left}>"
 
-    def finished(self, latency_seconds: float, failed: bool) -> None:
+    @property
+    def usable(self) -> bool:
+        """Whether it takes requests like any other."""
+        return self.standing == "available" and not self.failing_checks
+
+    @property
+    def state(self) -> State:
+        """One word for its health."""
+        if self.failing_checks:
+            return "unhealthy"
+        return "half_open" if self.standing == "probing" else self.standing
+
+    def finished(self, latency_seconds: float, failed: bool | None) -> None:
         """A request is over, and no longer counted in `active`.
 
         Args:
             latency_seconds: from sending to the end of the response's header, or to the failure.
-            failed: connect error, reset, or an answer that counts against the instance.
+            failed: connect error, reset, or an answer that counts against the instance; None when the client's leaving left that open.
         """
         self.requests += 1
         if failed:
             self.failures += 1
-            self.failures_in_a_row += 1
             if latency_seconds < FAILURE_SECONDS:
                 latency_seconds = FAILURE_SECONDS
         elif self.failures_in_a_row:
-            self.failures_in_a_row = 0
+            self._answered(failed)
         self._observe(latency_seconds, monotonic())
         if self.on_idle is not None and self.active == 0:
             self.on_idle(self)
+
+    def _answered(self, failed: bool | None) -> None:
+        """A request that follows failures is over: with an answer, or without anybody knowing."""
+        if failed is None:
+            if self.standing == "probing":
+                self.standing = "half_open"
+            return
+        self.failures_in_a_row = 0
+        if self.standing in ("half_open", "probing"):
+            self.standing = "available"
+            self.returned_at = self.joined_at = monotonic()
+            self.on_change(self)
+
+    def eject(self, seconds: float) -> None:
+        """Take it out."""
+        self.standing = "ejected"
+        self.ejections += 1
+        self.ejected_until = monotonic() + seconds
+        self.on_change(self)
+
+    def half_open(self) -> None:
+        """Its time is over: the next request to it is a probe."""
+        if self.standing == "ejected":
+            self.standing = "half_open"
+            # So that the probe's success is noticed: nothing looks at successes that follow none of these.
+            self.failures_in_a_row = max(1, self.failures_in_a_row)
+            self.on_change(self)
+
+    def checked(self, service: str, passed: bool) -> None:
+        """An active check of a service says so."""
+        if passed == (service not in self.failing_checks):
+            return
+        if passed:
+            self.failing_checks.discard(service)
+            self.joined_at = monotonic()
+        else:
+            self.failing_checks.add(service)
+        self.on_change(self)
 
     def _observe(self, latency_seconds: float, now: float) -> None:
         # Peak sensitive: up at once, down slowly (Finagle, `PeakEwma.Metric.observe`).

@@ -107,3 +107,35 @@ class Balance:
 
     policy: Literal["round_robin", "random", "least_request", "ewma", "consistent_hash"] = "least_request"
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """When an instance that fails is taken out for a while (SPEC B4).
+
+    Args:
+        consecutive_failures: failures in a row that are too many; 0 turns ejection off.
+        base_seconds: how long the first time; the n-th time in a row n times as long, at most `LONGEST_EJECTION_SECONDS`.
+        maximum_ejected: share of the service's instances that may be out at once. One always may, but never the last usable one.
+    """
+
+    consecutive_failures: int = 5
+    base_seconds: float = 30.0
+    maximum_ejected: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """An active check: GET `path`, good when a status of 200 to 399 comes in time.
+
+    Args:
+        interval_seconds: between two checks of an instance, give or take a fifth.
+        timeout_seconds: for connection and response together.
+        healthy, unhealthy: results in a row that change an instance's state.
+    """
+
+    path: str
+    interval_seconds: float = 10.0
+    timeout_seconds: float = 2.0
+    healthy: int = 2
+    unhealthy: int = 3

@@ -12,14 +12,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
 
 import httpx
 
 from discovery.condition import Condition
 from discovery.consul import Consul
 from discovery.directory import FIRST_RESULT_SECONDS, Directory, ServiceView, Watched
-from discovery.endpoint import Endpoint
+from discovery.endpoint import Endpoint, State
+from discovery.instance import HealthCheck, Instance
 from discovery.reply import ConsulError
+from discovery.source import Source
 from discovery.static import StaticSource
 from gateway.admission.admission import Admission
 from gateway.admission.ladder import Ladder
@@ -117,7 +120,7 @@ class Runtime:
         self.consul = _consul(settings)
         watched = {name: self._watched(service, self.consul) for name, service in settings.services.items()}
         self.publisher = Publisher(self.republish)
-        self.directory = Directory(watched, on_left=close_pools, on_change=self._heard)
+        self.directory = Directory(watched, on_left=close_pools, on_change=self._heard, on_ejected=self._ejected, probe=self._check)
         self.telemetry = Telemetry(
             settings.telemetry,
             settings.audit,
@@ -395,10 +398,27 @@ class Runtime:
 
     def _watched(self, service: Service, consul: Consul | None) -> Watched:
         if service.consul is None:
-            return Watched(StaticSource(service.instances), service.balance)
-        if consul is None:
+            source: Source = StaticSource(service.instances)
+        elif consul is None:
             raise ConfigError(f"services.{service.name}.consul: discovery.consul is not configured")
-        return Watched(consul.source(service.consul), service.balance, sought=service.consul)
+        else:
+            source = consul.source(service.consul)
+        return Watched(
+            source,
+            service.balance,
+            sought=service.consul,
+            outlier=service.outlier,
+            slow_start_seconds=service.slow_start,
+            health=service.health,
+        )
+
+    def _ejected(self, service: str, endpoint: Endpoint) -> None:
+        self.telemetry.metrics.ejected(service)
+
+    async def _check(self, service: str, instance: Instance, check: HealthCheck) -> bool:
+        forwarder = self.forwarders.get(service)
+        # Before the start is over nothing is known against anybody.
+        return forwarder is None or await forwarder.check(instance, check)
 
     # Facts for others
 
@@ -427,14 +447,20 @@ class Runtime:
 
     def _endpoint_counts(self) -> Iterator[tuple[tuple[str, ...], float]]:
         for name in self.forwarders:
-            snapshot = self.directory.service(name).snapshot
-            yield (name, "available"), float(len(snapshot.endpoints))
+            states = [endpoint.state for endpoint in self.directory.service(name).snapshot.endpoints]
+            for state in get_args(State):
+                yield (name, state), float(states.count(state))
 
     def _service_fact(self, fact: ServiceFact) -> Iterator[tuple[tuple[str, ...], float]]:
         """What a metric shows of every service."""
         for name in self.forwarders:
             circuit = self._circuits[name]
-            yield (name,), float(circuit.refused if fact == "circuit_refused" else circuit.retries_denied)
+            values = {
+                "retries_denied": circuit.retries_denied,
+                "circuit_refused": circuit.refused,
+                "panic": self.directory.service(name).snapshot.panic,
+            }
+            yield (name,), float(values[fact])
 
     def _conditions(self) -> list[Condition]:
         """Of the services that can change without us."""

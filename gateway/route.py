@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from discovery.instance import Balance, ConsulQuery, Instance
+from discovery.instance import Balance, ConsulQuery, HealthCheck, Instance, Outlier
 
 ASGIApp = Callable[
     [
@@ -124,6 +124,9 @@ class Service:
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     circuit: Circuit = Circuit()
+    outlier: Outlier = field(default_factory=Outlier)
+    health: HealthCheck | None = None
+    slow_start: float = 0.0
     tls: UpstreamTLS = UpstreamTLS()
 
 

@@ -102,6 +102,9 @@ class OneEndpoint:
     def pick(self, key: bytes | None = None, exclude: object = ()) -> Endpoint:
         return self._endpoint
 
+    def failed(self, endpoint: Endpoint) -> None:
+        """Never here."""
+
 
 class OneShard:
     """Where keys of limits would live, if there were any."""

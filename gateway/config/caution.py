@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from gateway import template
 from gateway.admission.limits import contradictions
 from gateway.config.problems import Problem
-from gateway.route import Limit, Route
+from gateway.route import Limit, Route, Service
 from gateway.settings import Settings
 
 #: Prefix lengths below which a block of trusted proxies is wider than any one organisation's network needs.
@@ -22,6 +22,9 @@ LONGEST_GRACE_SECONDS = 90.0
 END_SECONDS = 5.0
 #: For what is not a query about a service, and for connections that are being replaced.
 CONSUL_MARGIN = 20
+#: More tries of one request than this, or more than this share at once, make an overload worse.
+MANY_ATTEMPTS = 3
+HIGH_RATIO = 0.5
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Key path, message, what would be better.
 _Caution = tuple[str, str, str]
@@ -135,6 +138,7 @@ def _services(settings: Settings) -> Iterator[_Caution]:
     for name, service in settings.services.items():
         if not service.tls.verify:
             yield f"services.{name}.tls.verify", "any certificate is accepted: who is in between can read and change everything", "ca_file"
+        yield from _resilience(f"services.{name}", service)
     unused = set(settings.services) - {route.target for route in settings.routes if isinstance(route.target, str)}
     for name in sorted(unused):
         yield f"services.{name}", "no route leads to this service", ""
@@ -156,6 +160,24 @@ def _drain(settings: Settings, grace_seconds: float) -> Iterator[_Caution]:
             f"a quiet of {drain.quiet:g} s is never reached within a delay of {drain.delay:g} s",
             "at most the delay",
         )
+
+
+def _resilience(path: str, service: Service) -> Iterator[_Caution]:
+    """Settings of a service that help less, or harm more, than they seem to."""
+    retry, outlier, health = service.retry, service.outlier, service.health
+    total = service.timeouts.total
+    if retry.attempts > MANY_ATTEMPTS:
+        yield f"{path}.retry.attempts", f"one request may become {retry.attempts + 1}", f"at most {MANY_ATTEMPTS}"
+    if retry.attempts and retry.budget_ratio > HIGH_RATIO:
+        yield f"{path}.retry.budget.ratio", "a service that fails gets up to twice its load and cannot recover", "20%"
+    if retry.attempts and 0 < total <= retry.per_try:
+        yield f"{path}.retry.per_try", "no time is left for another try: timeouts.total ends before it", "less than timeouts.total"
+    if outlier.consecutive_failures and outlier.maximum_ejected > HIGH_RATIO:
+        yield f"{path}.outlier.maximum_ejected", "few instances may have to take all requests", "at most 50%"
+    if health is not None and health.timeout_seconds >= health.interval_seconds:
+        yield f"{path}.health.timeout", "a check may take longer than the time to the next one", "less than health.interval"
+    if service.slow_start and service.balance.policy == "consistent_hash":
+        yield f"{path}.slow_start", "consistent_hash has no slow start: keys would move with every step", "leave it out"
 
 
 def _audit(settings: Settings) -> Iterator[_Caution]:

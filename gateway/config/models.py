@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 import gateway.config.syntax as syntax
-from discovery.instance import ConsulAgent
+from discovery.instance import ConsulAgent, HealthCheck, Outlier
 from gateway import route, settings
 from gateway.config.problems import Wrong, shown
 from gateway.config.values import Datacenters, Duration, Flag, Keys, NotYet, OneOf, Plain, Rate, Ratio, Size, Text, Whole, refused
@@ -22,6 +22,8 @@ _CONSUL = ConsulAgent()
 _TIMEOUTS = route.Timeouts()
 _RETRY = route.Retry()
 _CIRCUIT = route.Circuit()
+_OUTLIER = Outlier()
+_HEALTH = HealthCheck("/")
 _TLS = route.UpstreamTLS()
 _ISSUER = settings.Issuer(name="", issuer="", audience=())
 _INTROSPECTION = settings.Introspection(url="", client_id="")
@@ -345,6 +347,32 @@ class Circuit(Section):
     )
 
 
+class OutlierDetection(Section):
+    """When an instance that fails is taken out for a while."""
+
+    consecutive_failures: Annotated[int, Whole(0, 10_000)] = Field(
+        default=_OUTLIER.consecutive_failures, description="Failures in a row that are too many; 0 turns ejection off."
+    )
+    base_ejection: Annotated[float, Duration("100ms", "5m")] = Field(
+        default=_OUTLIER.base_seconds, description="How long the first time; the n-th time in a row n times as long, at most 5m."
+    )
+    maximum_ejected: Annotated[float, Ratio()] = Field(
+        default=_OUTLIER.maximum_ejected, description="Share of the instances that may be out at once; one always may, never the last one."
+    )
+
+
+class Health(Section):
+    """Active checks of instances at fixed addresses."""
+
+    path: Annotated[str, Text(syntax.check_path)] = Field(description="What is asked for with GET; 200 to 399 is good.")
+    interval: Annotated[float, Duration("100ms", "1h")] = Field(
+        default=_HEALTH.interval_seconds, description="Between two checks of an instance, give or take a fifth."
+    )
+    timeout: Annotated[float, Duration("10ms", "1m")] = Field(default=_HEALTH.timeout_seconds, description="Of one check.")
+    healthy: Annotated[int, Whole(1, 100)] = Field(default=_HEALTH.healthy, description="Good ones in a row that bring an instance back.")
+    unhealthy: Annotated[int, Whole(1, 100)] = Field(default=_HEALTH.unhealthy, description="Bad ones in a row that take it out.")
+
+
 class ServiceSection(Section):
     """A named upstream."""
 
@@ -360,10 +388,12 @@ class ServiceSection(Section):
     timeouts: Timeouts = Field(default=Timeouts(), description="Deadlines.")
     tls: UpstreamTls = Field(default=UpstreamTls(), description="For https instances.")
     retry: Retry = Field(default=Retry(), description="Sending a request again.")
-    outlier: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
+    outlier: OutlierDetection = Field(default=OutlierDetection(), description="Taking out instances that fail.")
     circuit: Circuit = Field(default=Circuit(), description="How much is asked of it at once.")
-    health: Annotated[Any, NotYet()] = Field(default=None, description="Active checks. Not available yet.")
-    slow_start: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
+    health: Health | None = Field(default=None, description="Active checks, with instances; none when not given.")
+    slow_start: Annotated[float, Duration("1s", "1h", zero=True)] = Field(
+        default=0.0, description="How long a new instance takes from a tenth to all of its share; 0 for at once."
+    )
 
 
 class LimitSection(Section):

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 import gateway.config.models as models
 import gateway.config.syntax as syntax
-from discovery.instance import Balance, ConsulQuery, Instance
+from discovery.instance import Balance, ConsulQuery, HealthCheck, Instance, Outlier
 from gateway.config.files import Files
 from gateway.config.problems import KeyPath, Report, Wrong, shown
 from gateway.route import Circuit, Retry, RetryOn, Service, Timeouts, UpstreamTLS
@@ -19,6 +19,8 @@ def service(name: str, section: models.ServiceSection, path: KeyPath, report: Re
     if (section.consul is None) == (section.instances is None):
         found = "neither consul nor instances" if section.consul is None else "both consul and instances"
         report.add(path, f"the service has {found}", "exactly one of them")
+    if section.health is not None and section.instances is None:
+        report.add((*path, "health"), "active checks of instances that Consul checks already", "only with instances; or a check in Consul")
     return Service(
         name=name,
         instances=_instances(section.instances, (*path, "instances"), report) if section.instances is not None else (),
@@ -27,6 +29,9 @@ def service(name: str, section: models.ServiceSection, path: KeyPath, report: Re
         timeouts=Timeouts(**section.timeouts.model_dump()),
         retry=_retry(section.retry),
         circuit=Circuit(**section.circuit.model_dump()),
+        outlier=Outlier(section.outlier.consecutive_failures, section.outlier.base_ejection, section.outlier.maximum_ejected),
+        health=_health(section.health) if section.health is not None else None,
+        slow_start=section.slow_start,
         tls=_tls(section.tls, (*path, "tls"), report, files),
     )
 
@@ -80,6 +85,10 @@ def _retry(section: models.Retry) -> Retry:
         budget_ratio=section.budget.ratio,
         budget_minimum=section.budget.minimum,
     )
+
+
+def _health(section: models.Health) -> HealthCheck:
+    return HealthCheck(section.path, section.interval, section.timeout, section.healthy, section.unhealthy)
 
 
 def _tls(section: models.UpstreamTls, path: KeyPath, report: Report, files: Files) -> UpstreamTLS:

@@ -123,6 +123,13 @@ def http_url(text: str) -> str:
     return text
 
 
+def check_path(text: str) -> str:
+    """What an active check asks for: a path, with a query if need be, as it goes over the wire."""
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text or "#" in text:
+        raise Wrong(f"{shown(text)} is not a path", "a path such as /healthz, percent-encoded where it is not plain ASCII")
+    return text
+
+
 def consul_url(text: str) -> str:
     """Where the Consul agent answers."""
     if text.startswith("unix:///") and len(text) > len("unix:///"):

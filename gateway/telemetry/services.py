@@ -8,10 +8,11 @@ from typing import Literal
 
 from gateway.telemetry.metrics import Labels, Source
 
-ServiceFact = Literal["retries_denied", "circuit_refused"]
+ServiceFact = Literal["panic", "retries_denied", "circuit_refused"]
 
 #: Name of the fact -> the metric that shows it, its meaning and its kind.
 _FACTS: Mapping[ServiceFact, tuple[str, str, Literal["counter", "gauge"]]] = {
+    "panic": ("gateway_service_panic", "1 while too few endpoints are usable, so that all are tried.", "gauge"),
     "retries_denied": ("gateway_retries_denied_total", "Retries that the budget refused.", "counter"),
     "circuit_refused": ("gateway_circuit_refused_total", "Requests that a circuit limit refused.", "counter"),
 }

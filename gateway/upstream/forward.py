@@ -13,6 +13,7 @@ from collections.abc import Callable, Container
 from typing import Protocol
 
 from discovery.endpoint import Endpoint
+from discovery.instance import HealthCheck, Instance
 from gateway.auth.principal import Principal
 from gateway.deadlines import Deadlines
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout, Unavailable
@@ -25,6 +26,7 @@ from gateway.telemetry.trace_context import new_span_id
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.http1 import ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
+from gateway.upstream.probe import is_well
 from gateway.upstream.retry import (
     GATEWAY_ERRORS,
     IDEMPOTENT,
@@ -48,6 +50,9 @@ class Picker(Protocol):
 
     def pick(self, key: bytes | None = None, exclude: Container[Endpoint] = ()) -> Endpoint | None:
         """An endpoint, or None when there is none."""
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """The endpoint could not be reached, reset, took too long, or answered 502, 503 or 504."""
 
 
 class RequestShape:
@@ -122,23 +127,24 @@ class Forwarder:
             while True:
                 attempt = self._begin(exchange, endpoint)
                 sent_at = self._loop.time()
-                failed = True
+                failed: bool | None = None
                 try:
                     await self._converse(exchange, shape, head, tried, deadline, attempt)
                     failed = attempt.status >= 500
+                    if failed and attempt.status in GATEWAY_ERRORS:
+                        self._picker.failed(endpoint)
                     return
                 except Again as again:
                     attempt.error = again.reason
-                    failed = again.blame
+                    failed = self._blame(endpoint) if again.blame else None
                     other, pause = again.endpoint, again.pause_seconds
                 except GatewayError as error:
                     attempt.error = error.reason
                     # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
-                    failed = isinstance(error, (BadGateway, GatewayTimeout))
+                    failed = self._blame(endpoint) if isinstance(error, (BadGateway, GatewayTimeout)) else None
                     raise
                 except BaseException:
                     attempt.error = "client_gone"
-                    failed = False
                     raise
                 finally:
                     endpoint.active -= 1
@@ -153,11 +159,20 @@ class Forwarder:
             if len(tried) > 1:
                 self._retries.release()
 
+    async def check(self, instance: Instance, check: HealthCheck) -> bool:
+        """Whether an instance of the service passes an active check."""
+        return await is_well(instance, check.path, check.timeout_seconds, self._tls, self._tls_key.server_name)
+
     def _pick(self, key: bytes | None) -> Endpoint:
         endpoint = self._picker.pick(key, ())
         if endpoint is None:
             raise Unavailable("no_instance", "No instance of the service is available.")
         return endpoint
+
+    def _blame(self, endpoint: Endpoint) -> bool:
+        """The try failed by the instance's fault."""
+        self._picker.failed(endpoint)
+        return True
 
     def _begin(self, exchange: Exchange, endpoint: Endpoint) -> Try:
         """Note a try, and that the endpoint is busy with it."""

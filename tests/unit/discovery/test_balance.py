@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery import balance
-from discovery.balance import LOAD_FACTOR, POLICIES, SLOTS, Balancer, Policy, balancer, owners, sequence
+from discovery.balance import LOAD_FACTOR, POLICIES, SLOTS, Balancer, ConsistentHash, Policy, balancer, owners, sequence
 from discovery.endpoint import Endpoint
 from discovery.instance import Instance
 
@@ -189,6 +189,21 @@ class TestConsistentHash:
             endpoint.active += 1
             fair = count * weights[made.index(endpoint)] / sum(weights)
             assert endpoint.active <= LOAD_FACTOR * fair + 1
+
+    @given(weights_of_several, st.data())
+    def test_without_some_only_their_keys_move(self, weights: list[int], data: st.DataObject) -> None:
+        """B3, B4: an ejection moves the keys of who is ejected, spread over the others, within their bounds."""
+        made, chosen = build("consistent_hash", weights)
+        assert isinstance(chosen, ConsistentHash)
+        out = set(data.draw(st.lists(st.sampled_from(made), max_size=len(made) - 1, unique=True)))
+        fewer = chosen.without(out)
+        for key in KEYS[:200]:
+            before, after = chosen.pick(key, ()), fewer.pick(key, ())
+            assert after not in out
+            assert after is before or before in out
+        for endpoint in made:
+            endpoint.active = 0 if endpoint in out else 50
+        assert fewer.pick(KEYS[0], ()) not in out
 
     def test_a_key_returns_when_its_endpoint_has_room_again(self) -> None:
         """B3: overflow is no move."""

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from discovery.directory import Directory, ServiceView, Watched
 from discovery.endpoint import Endpoint
-from discovery.instance import Balance, Instance
+from discovery.instance import Balance, HealthCheck, Instance, Outlier
 from discovery.source import Publish, Source
 from discovery.static import StaticSource
 from tests.support.sources import ScriptedSource, until
@@ -367,6 +368,8 @@ def test_the_description_is_plain_values() -> None:
                     "scheme": "http",
                     "weight": 2,
                     "health": "passing",
+                    "state": "available",
+                    "ejections": 0,
                     "tags": ["v2"],
                     "active": 0,
                     "requests": 1,
@@ -385,5 +388,144 @@ def test_requests_that_are_under_way_can_read_after_the_close() -> None:
             view = directory.service("web")
         assert view.pick() is not None
         assert source.cancelled == 1
+
+    run(scenario())
+
+
+def slow(seconds: float = 0.0, outlier: Outlier | None = None) -> Watched:
+    return Watched(ScriptedSource(), Balance("round_robin"), slow_start_seconds=seconds, outlier=outlier or Outlier(base_seconds=0.05))
+
+
+def picks(view: ServiceView, count: int = 60) -> set[str]:
+    return {endpoint.address for _ in range(count) if (endpoint := view.pick()) is not None}
+
+
+def fail(view: ServiceView, endpoint: Endpoint, times: int = 5) -> None:
+    for _ in range(times):
+        view.failed(endpoint)
+        endpoint.finished(0.01, True)
+
+
+def test_an_ejected_endpoint_gets_no_request_until_its_time_is_over() -> None:
+    """B4, F-37: then one as a trial, and after that its share."""
+
+    async def scenario() -> None:
+        watched = slow()
+        ejected: list[tuple[str, str]] = []
+        directory = Directory({"web": watched}, on_ejected=lambda service, endpoint: ejected.append((service, endpoint.address)))
+        await directory.start(timeout=0.02)
+        assert isinstance(watched.source, ScriptedSource)
+        watched.source.find(A, B, C)
+        view = directory.service("web")
+        one, *others = view.snapshot.endpoints
+        fail(view, one)
+        assert ejected == [("web", one.address)]
+        assert picks(view) == {other.address for other in others}
+        await until(lambda: one.standing == "half_open")
+        assert [view.pick() for _ in range(20)].count(one) == 1
+        one.finished(0.01, False)
+        assert picks(view) == {A.address, B.address, C.address}
+        await directory.close()
+
+    run(scenario())
+
+
+def test_an_ejection_outlives_snapshots_reloads_and_leaving() -> None:
+    """B4: state is the address's."""
+
+    async def scenario() -> None:
+        watched = slow(outlier=Outlier(base_seconds=60))
+        assert isinstance(watched.source, ScriptedSource)
+        async with started({"web": watched}) as directory:
+            watched.source.find(A, B, C)
+            view = directory.service("web")
+            fail(view, view.snapshot.endpoints[0])
+            for instances in ((A, B), (B, C), (B, C), (A, B, C)):
+                watched.source.find(*instances)
+                assert picks(view) == {each.address for each in instances} - {A.address}
+            await directory.replace({"web": replace(watched, balance=Balance("random"))}, timeout=0.02)
+            again = directory.service("web")
+            assert again is not view
+            assert picks(again) == {B.address, C.address}
+
+    run(scenario())
+
+
+def test_with_fewer_than_half_usable_all_are_tried_and_that_is_told() -> None:
+    """B5."""
+
+    async def scenario() -> None:
+        watched = slow()
+        assert isinstance(watched.source, ScriptedSource)
+        async with started({"web": watched}) as directory:
+            watched.source.find(A, B, C)
+            view = directory.service("web")
+            for endpoint in view.snapshot.endpoints[:2]:
+                assert not view.snapshot.panic
+                endpoint.checked("web", passed=False)
+            assert picks(view) == {A.address, B.address, C.address}
+            assert directory.describe()[0]["panic"] is True
+            view.snapshot.endpoints[0].checked("web", passed=True)
+            assert (view.snapshot.panic, picks(view)) == (False, {A.address, C.address})
+
+    run(scenario())
+
+
+def test_a_newcomer_begins_with_a_tenth_and_grows() -> None:
+    """B6: by itself, without a further answer of the source."""
+
+    async def scenario() -> None:
+        watched = slow(seconds=0.5)
+        assert isinstance(watched.source, ScriptedSource)
+        async with started({"web": watched}) as directory:
+            watched.source.find(A)
+            watched.source.find(A, B)
+            view = directory.service("web")
+            newcomer = view.snapshot.endpoints[1]
+            assert [view.pick() for _ in range(110)].count(newcomer) == 10
+            await until(lambda: [view.pick() for _ in range(110)].count(newcomer) == 55)
+
+    run(scenario())
+
+
+class Checks:
+    """A probe whose results a test says."""
+
+    def __init__(self) -> None:
+        self.bad: set[str] = set()
+        self.asked: list[str] = []
+
+    async def __call__(self, service: str, instance: Instance, check: HealthCheck) -> bool:
+        self.asked.append(f"{service} {instance.id} {check.path}")
+        return instance.id not in self.bad
+
+
+def test_active_checks_follow_the_instances() -> None:
+    """B5: those that left are checked no more, and a service that goes takes its verdicts along."""
+
+    async def scenario() -> None:
+        checks = Checks()
+        check = HealthCheck("/healthz", 0.01, 0.01, healthy=2, unhealthy=2)
+        watched = replace(slow(), health=check)
+        other = slow()
+        assert isinstance(watched.source, ScriptedSource)
+        assert isinstance(other.source, ScriptedSource)
+        directory = Directory({"web": watched, "other": other}, probe=checks)
+        await directory.start(timeout=0.02)
+        watched.source.find(A, B, C)
+        other.source.find(A)
+        view = directory.service("web")
+        checks.bad = {A.id}
+        await until(lambda: picks(view) == {B.address, C.address})
+        watched.source.find(A, B)
+        await asyncio.sleep(0)
+        checks.asked.clear()
+        await until(lambda: len(checks.asked) > 4)
+        assert set(checks.asked) == {"web n/a /healthz", "web n/b /healthz"}
+        endpoint = directory.service("other").snapshot.endpoints[0]
+        assert endpoint.failing_checks == {"web"}
+        await directory.replace({"other": other}, timeout=0.02)
+        assert endpoint.usable
+        await directory.close()
 
     run(scenario())

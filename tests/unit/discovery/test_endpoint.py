@@ -12,12 +12,45 @@ def endpoint() -> Endpoint:
 
 
 def test_counts_requests_and_failures(endpoint: Endpoint) -> None:
-    """B4: failures in a row end with a success."""
+    """B4: failures in a row, which the detection counts, end with an answer, not with a client that leaves."""
     for failed in (False, True, True):
         endpoint.finished(0.01, failed)
-    assert (endpoint.requests, endpoint.failures, endpoint.failures_in_a_row) == (3, 2, 2)
+    endpoint.failures_in_a_row = 2
+    assert (endpoint.requests, endpoint.failures) == (3, 2)
+    endpoint.finished(0.01, None)
+    assert (endpoint.requests, endpoint.failures, endpoint.failures_in_a_row) == (4, 2, 2)
     endpoint.finished(0.01, False)
     assert endpoint.failures_in_a_row == 0
+
+
+def test_comes_back_on_trial(endpoint: Endpoint) -> None:
+    """F-37: out, half open, tried by one request, in again."""
+    changes: list[str] = []
+    endpoint.on_change = lambda changed: changes.append(changed.state)
+    endpoint.failures_in_a_row = 5
+    endpoint.eject(30)
+    endpoint.finished(0.01, False)  # an answer that was still on its way
+    assert (endpoint.state, endpoint.usable, endpoint.ejections) == ("ejected", False, 1)
+    endpoint.half_open()
+    endpoint.standing = "probing"
+    endpoint.finished(0.01, None)
+    assert repr(endpoint.standing) == "'half_open'"
+    endpoint.standing = "probing"
+    endpoint.finished(0.01, False)
+    assert (endpoint.state, endpoint.usable, endpoint.failures_in_a_row) == ("available", True, 0)
+    assert endpoint.returned_at == endpoint.joined_at > 0
+    assert changes == ["ejected", "half_open", "available"]
+
+
+def test_is_unhealthy_while_any_active_check_fails(endpoint: Endpoint) -> None:
+    """B5: two services may share an address."""
+    changes: list[str] = []
+    endpoint.on_change = lambda changed: changes.append(changed.state)
+    for service, passed in (("a", True), ("a", False), ("a", False), ("b", False), ("a", True), ("b", True)):
+        endpoint.checked(service, passed=passed)
+    assert changes == ["unhealthy", "unhealthy", "unhealthy", "available"]
+    assert endpoint.usable
+    assert endpoint.joined_at > 0
 
 
 def test_latency_rises_at_once_and_falls_slowly(endpoint: Endpoint) -> None:
@@ -63,3 +96,5 @@ def test_repr_tells_the_state_in_one_line(endpoint: Endpoint) -> None:
     assert repr(endpoint) == "<Endpoint http://10.0.0.1:80 active=0 requests=0 failures=0>"
     endpoint.on_idle = lambda _: None
     assert "left" in repr(endpoint)
+    endpoint.checked("web", passed=False)
+    assert "unhealthy, left" in repr(endpoint)

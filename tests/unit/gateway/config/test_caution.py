@@ -168,3 +168,38 @@ def test_the_file_of_a_route_may_have_colons() -> None:
 def test_warns_of_what_a_route_does_while_the_store_is_away(fragment: str, expected: list[str]) -> None:
     """V3, F-3: what is not checked then is said; closed is what careful people have."""
     assert [caution.partition("route r: ")[2].partition(";")[0] for caution in cautions(fragment)] == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("retry: {attempts: 4}", "retry.attempts: one request may become 5; at most 3"),
+        (
+            "retry: {budget: {ratio: 60%}}",
+            "retry.budget.ratio: a service that fails gets up to twice its load and cannot recover; 20%",
+        ),
+        (
+            "timeouts: {total: 4s}",
+            "retry.per_try: no time is left for another try: timeouts.total ends before it; less than timeouts.total",
+        ),
+        ("outlier: {maximum_ejected: 80%}", "outlier.maximum_ejected: few instances may have to take all requests; at most 50%"),
+        (
+            "health: {path: /, interval: 1s, timeout: 1s}",
+            "health.timeout: a check may take longer than the time to the next one; less than health.interval",
+        ),
+        (
+            "slow_start: 10s, balance: {consistent_hash: {by: subject}}",
+            "slow_start: consistent_hash has no slow start: keys would move with every step; leave it out",
+        ),
+    ],
+)
+def test_resilience_that_helps_less_than_it_seems_to(keys: str, expected: str) -> None:
+    """B6, R4: legal, and worth a second look."""
+    services = f"services: {{p: {{instances: [http://10.0.0.1:9001], {keys}}}}}\n"
+    assert cautions(services + route(", methods: [GET]")) == [f"f services.p.{expected}"]
+
+
+def test_resilience_that_is_off_needs_no_second_look() -> None:
+    """R4, B4."""
+    off = "retry: {attempts: 0, per_try: 1h, budget: {ratio: 100%}}, outlier: {consecutive_failures: 0, maximum_ejected: 100%}"
+    assert cautions(f"services: {{p: {{instances: [http://10.0.0.1:9001], {off}}}}}\n" + route(", methods: [GET]")) == []
