@@ -42,6 +42,7 @@ from gateway.server.protocol import Front
 from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.redis import Store
+from gateway.streams import OpenStreams
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
 from gateway.telemetry.services import ServiceFact, service_sources
@@ -139,6 +140,8 @@ class Runtime:
         self.admission = Admission(
             store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics, reconciliation=self.together.reconciler
         )
+        self.streams = OpenStreams(self.together.mirror.revoked)
+        self.together.mirror.on_change(self.streams.look)
         self.ladder = Ladder(
             self.admission,
             self.together.mirror,
@@ -357,7 +360,7 @@ class Runtime:
                 await generation.authenticator.close()
 
     def _draft(self, settings: Settings, published: tuple[Route, ...] = ()) -> Draft:
-        surroundings = Surroundings(self.admission.plan, self.ladder.gate, self.ladder, self.telemetry.tracer, self.telemetry)
+        surroundings = Surroundings(self.admission.plan, self.ladder.gate, self.ladder, self.telemetry.tracer, self.telemetry, self.streams)
         try:
             return Draft(settings, published, surroundings)
         except ConfigError:

@@ -148,6 +148,11 @@ class Exchange(ABC):
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
         """Let an application of this process answer."""
 
+    def end(self, error: GatewayError) -> None:
+        """End an exchange that lasts; whoever runs it gets the error."""
+        if self.upstream is not None:
+            self.upstream.abort(error)
+
     @abstractmethod
     def cut(self) -> None:
         """End a response that can't be completed so that the client notices (RFC 9112 section 8)."""

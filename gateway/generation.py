@@ -22,6 +22,7 @@ from gateway.plan import RoutePlan, request_shape
 from gateway.route import Route, Service
 from gateway.router import EVERY_METHOD, Router
 from gateway.settings import Settings
+from gateway.streams import Streams
 from gateway.upstream.forward import Forwarder, RequestShape
 from gateway.upstream.tls import client_context
 
@@ -37,6 +38,7 @@ class Surroundings:
         plan: compiles the limits of a route. Raises ConfigError.
         gate: how requests of a route are admitted.
         admission, tracer, observer: as the pipeline wants them.
+        streams: knows the exchanges that last.
     """
 
     plan: Callable[[Route], AdmissionPlan]
@@ -44,6 +46,7 @@ class Surroundings:
     admission: Admission
     tracer: TraceStarter
     observer: Observer
+    streams: Streams
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,4 +146,5 @@ class Draft:
             cors=compile_cors(route.cors, route.methods or EVERY_METHOD, where),
             max_body_bytes=self._settings.server.max.body_bytes,
             shape=shape,
+            streams=self._surroundings.streams,
         )

@@ -15,6 +15,7 @@ from gateway.exchange import Exchange
 from gateway.headers import RESPONSE_DROPPED, field_lines
 from gateway.rewrite import compile_rewrite
 from gateway.route import Local, Route, Service, Timeouts
+from gateway.streams import NO_STREAMS, Streams
 from gateway.upstream.forward import RequestShape
 from gateway.upstream.retry import per_try
 
@@ -37,6 +38,7 @@ class RoutePlan:
         cors: cross-origin rules; a null object when there are none.
         max_body_bytes: largest request body.
         shape: for a service target.
+        streams: knows the exchanges that last.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class RoutePlan:
         "route",
         "service",
         "shape",
+        "streams",
     )
 
     def __init__(
@@ -66,6 +69,7 @@ class RoutePlan:
         cors: CorsRules,
         max_body_bytes: int,
         shape: RequestShape | None = None,
+        streams: Streams = NO_STREAMS,
     ) -> None:
         self.route = route
         self.authenticate = route.authentication != "none"
@@ -80,6 +84,7 @@ class RoutePlan:
         #: The upstream side of a service target, once discovery knows the service.
         self.forwarder: Forward | None = None
         self.shape = shape
+        self.streams = streams if self.authenticate else NO_STREAMS
         rules = route.response_headers
         self.response_lines = field_lines(rules.set)
         replaced = [name.lower() for name in (*rules.remove, *rules.set)]

@@ -37,6 +37,7 @@ class AsgiExchange(Exchange):
 
     __slots__ = (
         "_body_done",
+        "_ended",
         "_gone",
         "_queue",
         "_queued_bytes",
@@ -44,6 +45,7 @@ class AsgiExchange(Exchange):
         "_received_bytes",
         "_scope",
         "_send",
+        "_serving",
         "_started",
         "_upload_task",
         "_wake",
@@ -68,6 +70,9 @@ class AsgiExchange(Exchange):
         self._wake = asyncio.Event()
         self._writable = asyncio.Event()
         self._upload_task: asyncio.Task[None] | None = None
+        # While an application streams
+        self._serving: asyncio.Task[Any] | None = None
+        self._ended: GatewayError | None = None
 
     def prepare(self) -> None:
         """Called when the exchange was opened: what the head alone says about the body."""
@@ -209,10 +214,20 @@ class AsgiExchange(Exchange):
         await self._send({"type": "http.response.body", "body": body})
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
+        assert self.plan is not None
         if body:
             self.relay_data(body)
         finished = connection.wait_finished()
         finished.add_done_callback(lambda _: self._wake.set())
+        self.plan.streams.add(self)
+        try:
+            await self._drain_into_server(connection, finished)
+        finally:
+            self.plan.streams.discard(self)
+        finished.result()
+
+    async def _drain_into_server(self, connection: UpstreamConnection, finished: asyncio.Future[None]) -> None:
+        """Send what the upstream has sent, as it comes, until it has no more."""
         while self._queue or not finished.done():
             if not self._queue:
                 self._wake.clear()
@@ -224,17 +239,24 @@ class AsgiExchange(Exchange):
             self._queued_bytes -= len(data)
             if self._queued_bytes <= HIGH_WATER_BYTES:
                 connection.pause_reading(False)
-        finished.result()
 
     def cut(self) -> None:
         """Nothing to send: an ASGI server cuts a response whose application ends without completing it."""
 
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
+        assert self.plan is not None
         token = current_exchange.set(self)
         try:
             await app(self._application_scope(mounted), self.receive, self._send_local)
+        except asyncio.CancelledError:
+            # Ended by us, unless somebody else wants the task to end as well.
+            if self._ended is None or self._serving is None or self._serving.uncancel():
+                raise
+            raise self._ended from None
         finally:
             current_exchange.reset(token)
+            if self._serving is not None:
+                self.plan.streams.discard(self)
         if not self._started and not self._gone:
             raise Internal(reason="handler_no_response")
 
@@ -272,4 +294,14 @@ class AsgiExchange(Exchange):
             return
         if self.method != "HEAD":
             self.observation.response_bytes += len(message.get("body", b""))
+        if self._serving is None and message.get("more_body", False):
+            assert self.plan is not None
+            self._serving = asyncio.current_task()
+            self.plan.streams.add(self)
         await self._send(message)
+
+    def end(self, error: GatewayError) -> None:
+        if self._serving is not None and self._ended is None:
+            self._ended = error
+            self._serving.cancel()
+        super().end(error)

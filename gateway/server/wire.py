@@ -244,9 +244,14 @@ class WireExchange(Exchange):
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:
             self.relay_data(body)
+        assert self.plan is not None
         finished = connection.wait_finished()
         connection.pause_reading(self._protocol.writing_paused)
-        await finished
+        self.plan.streams.add(self)
+        try:
+            await finished
+        finally:
+            self.plan.streams.discard(self)
         if self._chunked_response:
             self._protocol.write(LAST_CHUNK)
 

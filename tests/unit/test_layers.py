@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.peer",
         "gateway.rewrite",
         "gateway.router",
+        "gateway.streams",
         "gateway.template",
     ),
     "configuration": ("gateway.config",),
