@@ -7,7 +7,7 @@ An adapter (the wire or ASGI) makes an `Exchange`, the pipeline fills it step by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -141,8 +141,8 @@ class Exchange(ABC):
         """A 1xx response of the upstream."""
 
     @abstractmethod
-    async def relay(self, connection: UpstreamConnection) -> None:
-        """Send the upstream's response to the client as it arrives, and return when it has been handed over whole."""
+    def relay(self, connection: UpstreamConnection) -> Awaitable[None] | None:
+        """Send the upstream's response to the client as it arrives. None: it has been handed over whole; else what waits until it is."""
 
     @abstractmethod
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:

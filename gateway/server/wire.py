@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Task
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -183,7 +184,7 @@ class WireExchange(Exchange):
         response_lines = self.plan.response_lines if self.plan is not None else b""
         return b"x-request-id: %b\r\n%b%b%b%b\r\n" % (request_id, limit_lines, self.cors_lines, response_lines, closing)
 
-    async def relay(self, connection: UpstreamConnection) -> None:
+    def relay(self, connection: UpstreamConnection) -> Awaitable[None] | None:
         head = connection.head
         assert head is not None
         complete = connection.complete
@@ -202,8 +203,9 @@ class WireExchange(Exchange):
             self._protocol.write(data + body)
         else:
             self._protocol.write(data)
-            await self._stream(connection, body)
+            return self._stream(connection, body)
         self._finish()
+        return None
 
     def _framing(self, head: ResponseHead, complete: bool, body_bytes: int) -> bytes:
         """How the body is delimited towards this client (RFC 9112 section 6)."""
@@ -254,6 +256,7 @@ class WireExchange(Exchange):
             self.plan.streams.discard(self)
         if self._chunked_response:
             self._protocol.write(LAST_CHUNK)
+        self._finish()
 
     def relay_data(self, data: bytes) -> None:
         self.observation.response_bytes += len(data)

@@ -221,7 +221,9 @@ class Forwarder:
             if attempt.status in NO_ANSWERS:
                 self._doubt(connection, connection.head, (exchange, shape, deadline, tried))
             attempt.answered = self._loop.time()
-            await exchange.relay(connection)
+            rest = exchange.relay(connection)
+            if rest is not None:
+                await rest
         finally:
             self._deadlines.discard(connection)
             exchange.upstream = None
