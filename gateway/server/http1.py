@@ -101,9 +101,12 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         """The newest request's body is complete (also when it has none)."""
         raise NotImplementedError
 
-    def repeated_received(self, head: RequestHead) -> None:
-        """A whole read was this request, which has no body: `head_received`, `body_complete` and `read_done` at once."""
-        self.head_received(head)
+    def repeated_received(self, head: RequestHead, target: bytes) -> None:
+        """A whole read was a request with this head, but for its target, and without a body.
+
+        That is `head_received`, `body_complete` and `read_done` at once.
+        """
+        self.head_received(RequestHead(head.method, target, True, head.headers, True))
         self.body_complete()
         self.read_done()
 
@@ -226,7 +229,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         target = data[len(self._again_start) : -len(self._again_end)]
         if not target or target.translate(None, _VISIBLE) or len(target) > self._maxima.uri_bytes:
             return False
-        self.repeated_received(RequestHead(again.method, target, True, again.headers, True))
+        self.repeated_received(again, target)
         return True
 
     def _raw_body(self, data: bytes) -> None:

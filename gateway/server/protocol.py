@@ -156,17 +156,17 @@ class GatewayProtocol(StrictHttp1Protocol):
     # Reading
 
     def head_received(self, head: RequestHead) -> None:
-        exchange = WireExchange(self, head)
+        exchange = WireExchange(self, head, head.target)
         self._head_deadline = 0.0
         self._newest = exchange
         self._queue.append(exchange)
 
-    def repeated_received(self, head: RequestHead) -> None:
+    def repeated_received(self, head: RequestHead, target: bytes) -> None:
         if self._active is not None or self._queue or self._closing or self.writing_paused:
-            super().repeated_received(head)
+            super().repeated_received(head, target)
             return
         # The same steps, without those that find nothing to do.
-        exchange = WireExchange(self, head)
+        exchange = WireExchange(self, head, target)
         exchange.complete()
         self.deadline = self._head_deadline = 0.0
         self._begin(exchange)
@@ -185,7 +185,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         exchange = self._newest
         self._newest = None
         if exchange is None:
-            exchange = WireExchange(self, RequestHead(b"", b"", True, [], False))
+            exchange = WireExchange(self, RequestHead(b"", b"", True, [], False), b"")
             self._queue.append(exchange)
         exchange.fail(error)
 
@@ -286,7 +286,10 @@ class GatewayProtocol(StrictHttp1Protocol):
         if self._pauses:
             for reason in ("buffer", "upstream", "application"):
                 self.resume_reading(reason)
-        self._next()
+        if self._queue or self._pauses or self._newest is not None or self.in_head or self.writing_paused:
+            self._next()
+        else:
+            self.deadline = self.loop.time() + self.front.timeouts.idle
 
     def exchange_cut(self, exchange: WireExchange | ApplicationCycle, *, clean: bool) -> None:
         """An answer can't be completed. Without its last chunk or its last bytes a client notices that by a close; where the close itself

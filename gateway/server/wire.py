@@ -40,8 +40,8 @@ class WireExchange(Exchange):
         "task",
     )
 
-    def __init__(self, protocol: GatewayProtocol, head: RequestHead) -> None:
-        super().__init__(head.method.decode("ascii"), head.target, head.headers, head.version_11, protocol.peer)
+    def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes) -> None:
+        super().__init__(head.method.decode("ascii"), target, head.headers, head.version_11, protocol.peer)
         self._protocol = protocol
         self._keep_alive = head.keep_alive
         self._chunks: list[bytes] = []
@@ -188,13 +188,12 @@ class WireExchange(Exchange):
         head = connection.head
         assert head is not None
         complete = connection.complete
-        status = head.status
         if not self._body_done:
             self._keep_alive = False
-        bodiless = self.method == "HEAD" or status in BODILESS
+        bodiless = self.method == "HEAD" or head.status in BODILESS
         body = b"" if bodiless else connection.take_body()
-        data = self._response_head(head, self._framing(head, complete, len(body)))
-        self.observation.status = status
+        data = self._response_head(head, complete, len(body))
+        self.observation.status = head.status
         self._started = True
         if bodiless:
             self._protocol.write(data)
@@ -225,23 +224,25 @@ class WireExchange(Exchange):
         self._ends_by_close = True
         return b""
 
-    def _response_head(self, head: ResponseHead, framing: bytes) -> bytes:
+    def _response_head(self, head: ResponseHead, complete: bool, body_bytes: int) -> bytes:
         plan = self.plan
         assert plan is not None
         limits = self.limit_lines
         plain = head.dated and not (limits and head.limited)
-        if plain and head.spelled[0] is plan:
-            return head.spelled[1] + framing + self._own_lines(limits)
-        fields = response_fields(head.headers, plan.response_dropped)
-        if limits and head.limited:
-            limits, fields = merge_limits(limits, fields)
-        if not head.dated:
-            # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
-            fields = [*fields, *self._protocol.server_state.default_headers]
-        lines = STATUS_LINE[head.status] + b"".join([b"%b: %b\r\n" % field for field in fields])
-        if plain:
-            head.spelled = (plan, lines)
-        return lines + framing + self._own_lines(limits)
+        if plain and head.spelled[0] is plan :
+            spelled = head.spelled[1]
+        else:
+            fields = response_fields(head.headers, plan.response_dropped)
+            if limits and head.limited:
+                limits, fields = merge_limits(limits, fields)
+            if not head.dated:
+                # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
+                fields = [*fields, *self._protocol.server_state.default_headers]
+            lines = [b"%b: %b\r\n" % field for field in fields]
+            spelled = STATUS_LINE[head.status] + b"".join(lines) + self._framing(head, complete, body_bytes)
+            if plain and head.length is not None:
+                head.spelled = (plan, spelled)
+        return spelled + self._own_lines(limits)
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:

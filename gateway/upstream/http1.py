@@ -385,9 +385,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Take a response of which the parser has accepted every byte before, but for the body's."""
         self.head = head
         self.response_started = self.keep_alive = self._complete = True
-        self._chunks.append(data[-head.length :] if head.length else b"")
-        self._unread = head.length or 0
-        self._advance()
+        if head.length:
+            self._chunks.append(data[-head.length :])
+        response = self.response
+        if response is not None and not response.done():
+            response.set_result(None)
 
     def _not_final(self, status: int, fields: FieldList) -> None:
         """A status that ends nothing: an interim response, or none that HTTP knows."""
