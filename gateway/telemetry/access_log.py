@@ -34,9 +34,10 @@ class AccessLog:
         if route is None or not tries:
             return self._any_line(observation)
         known = spelling_of(observation, route)
+        time, duration_ms = self._time.timing(observation)
         text = (
-            f'{{"time":"{self._time.format(observation.ended_ns)}",{known.method_route},"status":{observation.status},'
-            f'"duration_ms":{milliseconds(observation.started_ns, observation.ended_ns)},"bytes":{observation.response_bytes},'
+            f'{{"time":"{time}",{known.method_route},"status":{observation.status},'
+            f'"duration_ms":{duration_ms},"bytes":{observation.response_bytes},'
             f'{known.access},"service":{quoted(observation.service) if observation.service else "null"},'
             f'"instance":{quoted(tries[-1].instance)},'
             f'"trace_id":"{observation.trace.trace_id_hex}","request_id":"{observation.request_id}"}}\n'

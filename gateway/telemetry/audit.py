@@ -92,15 +92,16 @@ class Audit:
             return self._any_request(observation)
         last = tries[0]
         known = spelling_of(observation, route)
+        time, duration_ms = self._time.timing(observation)
         params = orjson.dumps(_allowed(observation.path_params, route.audit_path_params)).decode() if route.audit_path_params else "{}"
         limits = ",".join([f'{{"name":{quoted(name)},"remaining":{remaining}}}' for name, remaining in observation.limits])
         text = (
-            f'{{"time":"{self._time.format(observation.ended_ns)}","seq":{self._sequence},{self._who}'
+            f'{{"time":"{time}","seq":{self._sequence},{self._who}'
             f'"trace_id":"{observation.trace.trace_id_hex}","request_id":"{observation.request_id}",'
             f'{known.who}{params}{known.host}{observation.request_bytes}}},"decision":"allow","reason":null,"limits":[{limits}],'
             f'"response":{{"status":{observation.status},"bytes":{observation.response_bytes}}},'
             f'"upstream":{{"service":{quoted(last.service or observation.service)},"instance":{quoted(last.instance)},"attempts":1}},'
-            f'"duration_ms":{milliseconds(observation.started_ns, observation.ended_ns)},"generation":{observation.generation}}}\n'
+            f'"duration_ms":{duration_ms},"generation":{observation.generation}}}\n'
         )
         return plain_line(text) or self._any_request(observation)
 

@@ -216,7 +216,7 @@ class LineWriter:
 
     def _drain(self) -> None:
         while self._lines and not self._abandoned.is_set():
-            lines = _batch(self._lines, self._target.atomic_bytes or self._capacity_bytes)
+            lines = _batch(self._lines, self._target.atomic_bytes)
             self._writing = len(lines)
             if self._write_all(b"".join(lines)):
                 self._writing = 0
@@ -265,7 +265,9 @@ class LineWriter:
 
 
 def _batch(lines: deque[bytes], maximum_bytes: int) -> list[bytes]:
-    """Take lines from the left: one, and those that fit besides."""
+    """Take lines from the left: all that are there now, or with a maximum one, and those that fit besides."""
+    if not maximum_bytes:
+        return [lines.popleft() for _ in range(len(lines))]
     batch = [lines.popleft()]
     size = len(batch[0])
     while lines and size + len(lines[0]) <= maximum_bytes:

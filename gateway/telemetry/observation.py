@@ -58,6 +58,7 @@ class Observation:
     are (name, remaining), `limited` the names of those that refused. `service` is empty for local targets. `denied` is True when a step
     before the target refused. `request_bytes` and `response_bytes` count bodies. `peer_ip` is the socket's, `client_ip` what trusted
     proxies said. `memo` is shared by requests with the same fields on the same connection: records keep there what they spell from those.
+    `timing` is theirs too.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Observation:
         "started_ns",
         "status",
         "store_mode",
+        "timing",
         "trace",
         "tries",
         "user_agent",
@@ -120,3 +122,4 @@ class Observation:
         self.generation = 1
         self.memo: dict[str, Any] = {}
         self.store_mode = "shared"
+        self.timing: tuple[str, str] | None = None

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from gateway.telemetry.observation import Observation
+
 MAXIMUM_TEXT = 256
 # PIPE_BUF: a line up to this length is never mixed with that of another process on the same pipe.
 MAXIMUM_LINE_BYTES = 4096
@@ -23,31 +25,28 @@ quoted = encode_basestring_ascii
 
 
 class TimeText:
-    """Times as RFC 3339 in UTC, with microseconds.
+    """Times as RFC 3339 in UTC, with microseconds. Keeps the text of the last second, which is most of the work."""
 
-    Keeps the text of the last second, which is most of the work, and the last text, because two records of one request want it.
-    """
-
-    __slots__ = ("_last_ns", "_last_text", "_prefix", "_second")
+    __slots__ = ("_prefix", "_second")
 
     def __init__(self) -> None:
         self._second = -1
         self._prefix = ""
-        self._last_ns = -1
-        self._last_text = ""
 
     def format(self, time_ns: int) -> str:
-        if time_ns != self._last_ns:
-            self._last_text = self._format(time_ns)
-            self._last_ns = time_ns
-        return self._last_text
-
-    def _format(self, time_ns: int) -> str:
         second, rest = divmod(time_ns, _NANOSECONDS)
         if second != self._second:
             self._prefix = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
             self._second = second
         return f"{self._prefix}.{rest // 1000:06d}Z"
+
+    def timing(self, observation: Observation) -> tuple[str, str]:
+        """When a request ended, and how many milliseconds it took, as text: worked out once, for all of its records."""
+        known = observation.timing
+        if known is None:
+            duration_ms = milliseconds(observation.started_ns, observation.ended_ns)
+            known = observation.timing = (self.format(observation.ended_ns), repr(duration_ms))
+        return known
 
 
 def milliseconds(started_ns: int, ended_ns: int) -> float:
