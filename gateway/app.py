@@ -200,7 +200,11 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> None:
 
 def _face(origin: Origin) -> AsgiFace:
     async def opened() -> Runtime:
-        return await open_runtime(origin.settings)
+        runtime = await open_runtime(origin.settings)
+        if not origin.settings.state.url.startswith("embedded:"):
+            # Nobody but us has a hand in an embedded one.
+            runtime.test_store()
+        return runtime
 
     return AsgiFace(opened)
 

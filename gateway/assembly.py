@@ -41,7 +41,9 @@ from gateway.router import Router
 from gateway.server.protocol import Front
 from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
+from gateway.store.examination import examine
 from gateway.store.redis import Store
+from gateway.store.wire import ended
 from gateway.streams import OpenStreams
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
@@ -61,6 +63,9 @@ TELEMETRY_CLOSE_SECONDS = 3.0
 RETIRE_POLL_SECONDS = 0.25
 #: Where nothing bounds the life of a credential, a revocation is forgotten after a year: longer than anybody lets a token live.
 UNBOUNDED_LIFE_SECONDS = 366 * 86_400.0
+#: What names of self-tests begin with, among those of replicas.
+SELF_TEST = "doctor-"
+SELF_TEST_POLL_SECONDS = 1.0
 
 
 def gateway_version() -> str:
@@ -164,6 +169,7 @@ class Runtime:
         self._adopting = asyncio.Lock()
         #: Generations that are not at work any more and have requests left, with what waits for their end.
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
+        self._testing: asyncio.Task[None] | None = None
         self._started = False
         self._was_ready = False
         self.draining = False
@@ -192,10 +198,24 @@ class Runtime:
         self._started = True
         self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
 
+    def test_store(self) -> None:
+        """Look into the store once it is met, and say in the log what is wrong with it (SPEC section 3). Holds nothing up."""
+        self._testing = asyncio.create_task(self._test_store(), name="self-test")
+
+    async def _test_store(self) -> None:
+        while not self.admission.ready:  # noqa: ASYNC110 - it may be away for as long as it likes
+            await asyncio.sleep(SELF_TEST_POLL_SECONDS)
+        for finding in await examine(self.store):
+            if finding.level != "good":
+                level = logging.WARNING if finding.level == "problem" else logging.INFO
+                logger.log(level, "self-test: %s: %s", finding.what, finding.told)
+
     async def close(self) -> None:
         """Give everything back; spans and records are flushed, for a bounded time."""
         if self._started:
             self.telemetry.event("stop", {})
+        if self._testing is not None:
+            await ended(self._testing)
         self.upstream_deadlines.close()
         self.client_deadlines.close()
         for client in self._clients.values():
@@ -442,6 +462,8 @@ class Runtime:
             "generation": self.generation,
             "ready": self._was_ready,
             "draining": self.draining,
+            # Self-tests that are under way: that they are seen here proves that the store is shared.
+            "sees": [name for name in self.together.heartbeat.live if name.startswith(SELF_TEST)],
         }
 
     def _together_figures(self) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ _HOMES = {
     "run": "gateway.cli.serving",
     "demo": "gateway.cli.demonstration",
     "check": "gateway.cli.checking",
+    "doctor": "gateway.cli.doctoring",
     "schema": "gateway.cli.checking",
     "routes": "gateway.cli.checking",
     "token": "gateway.cli.tokens",

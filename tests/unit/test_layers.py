@@ -17,6 +17,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "discovery.instance",
         "gateway.auth.principal",
         "gateway.errors",
+        "gateway.finding",
         "gateway.route",
         "gateway.settings",
     ),
@@ -47,7 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline": ("gateway.client", "gateway.handlers", "gateway.pipeline", "gateway.plan", "gateway.published", "gateway.server"),
     "admin": ("gateway.admin",),
-    "app": ("gateway.app", "gateway.assembly", "gateway.development", "gateway.generation", "gateway.origin"),
+    "app": ("gateway.app", "gateway.assembly", "gateway.development", "gateway.doctor", "gateway.generation", "gateway.origin"),
     "command line": ("gateway", "gateway.__main__", "gateway.cli", "gateway.demo", "hms_etl"),
 }
 ORDER = list(LAYERS)
