@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -39,11 +38,17 @@ def machine(peers: Iterable[Peer]) -> Machine:
         processor=processor(Path("/proc/cpuinfo").read_text()),
         cores=os.cpu_count() or 1,
         kernel=f"{platform.system()} {platform.release()}",
-        python=sys.version.split()[0],
+        python=_interpreter(),
         load=round(os.getloadavg()[0], 2),
         commit=_commit(),
         versions={name: program.version() for name, program in sorted(programs.items())} | {name: version(name) for name in _LIBRARIES},
     )
+
+
+def _interpreter() -> str:
+    """Version of the gateway's Python, and whose build it is where that is known."""
+    base = subprocess.run([PYTHON.path(), "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, timeout=60, check=True)
+    return PYTHON.version() + (" (Debian's build)" if base.stdout.strip() == "/usr" else "")
 
 
 def processor(cpuinfo: str) -> str:

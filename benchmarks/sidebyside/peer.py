@@ -118,4 +118,6 @@ class Peer:
     traced: bool = False
 
 
-PYTHON = Program(name="Python", paths=(sys.executable,), version_pattern=r"Python (\S+)")
+#: The gateway's interpreter: Debian's, which is optimised by profile as those of distributions and of the official images are, where
+#: scripts/install-bench-peers could make an environment with it; else the one that runs the benchmark.
+PYTHON = Program(name="Python", paths=(".cache/bench/gateway/bin/python", sys.executable), version_pattern=r"Python (\S+)")
