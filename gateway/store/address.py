@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 
 from gateway.errors import ConfigError
+from gateway.hosts import host_and_port, split_hosts
 from gateway.settings import StateSettings
 
 Kind = Literal["standalone", "sentinel", "cluster"]
@@ -18,7 +19,6 @@ _DEFAULT_PORT = 6379
 _SENTINEL_PORT = 26379
 _ALLOWED = "redis://, redis+sentinel://, redis+cluster://, their rediss forms, unix:// and embedded:// are allowed"
 _TCP_SCHEME = re.compile(r"(rediss?)(?:\+(sentinel|cluster))?")
-_URL = re.compile(r"(?P<head>[^:/?#]*://(?:[^/?#]*@)?)(?P<hosts>[^/?#]*)(?P<tail>.*)", re.DOTALL)
 _FORMS = {
     "standalone": "redis://host:6379/0",
     "sentinel": "redis+sentinel://host1,host2,host3/name-of-the-primary",
@@ -80,12 +80,8 @@ def redacted(parts: SplitResult, hosts: str) -> str:
 
 
 def _split(url: str) -> tuple[SplitResult, str]:
-    """A URL without its hosts, and those: there may be several, which no URL parser knows."""
-    match = _URL.fullmatch(url)
-    if match is None:
-        return SplitResult(url.partition(":")[0], "", "", "", ""), ""
     try:
-        return urlsplit(match["head"] + match["tail"]), match["hosts"]
+        return split_hosts(url)
     except ValueError as exc:
         # The parser's own words may repeat the value.
         raise ConfigError(f"state.url: not a URL; {_ALLOWED}") from exc
@@ -136,13 +132,9 @@ def _nodes(hosts: str, shown: str, kind: Kind, default_port: int) -> tuple[Node,
 
 def _node(host: str, shown: str, kind: Kind, default_port: int) -> Node:
     try:
-        parts = urlsplit(f"//{host}")
-        port = parts.port
+        return Node(*host_and_port(host, default_port))
     except ValueError as exc:
-        raise ConfigError(f"state.url: {shown}: not a URL with a port from 1 to 65535; {_ALLOWED}") from exc
-    if not parts.hostname or port == 0:
-        raise ConfigError(f"state.url: {shown}: a host is missing, or its port is 0; {_FORMS[kind]} is the form")
-    return Node(unquote(parts.hostname), port or default_port)
+        raise ConfigError(f"state.url: {shown}: a host is missing, or its port is not from 1 to 65535; {_FORMS[kind]} is the form") from exc
 
 
 def _refuse_options(parts: SplitResult, shown: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -12,11 +13,15 @@ from redis.backoff import NoBackoff
 from gateway.store.address import Address, Node
 from gateway.store.error import StoreError, client_error
 
+T = TypeVar("T")
+
 _CONNECT_SECONDS = 1.0
 #: For ordinary use (revocations, API keys, heartbeats): long enough for a listing, short enough for a dead server to be noticed.
 CALL_SECONDS = 2.0
 #: For a connection of admission where there may be another server to turn to: a request waits for its verdict much shorter than this.
 _SWITCH_SECONDS = 0.5
+#: How long those that have not answered are waited for once another has.
+_GRACE_SECONDS = 0.05
 POOL_CONNECTIONS = 16
 POOL_WAIT_SECONDS = 1.0
 HEALTH_CHECK_SECONDS = 15
@@ -74,3 +79,30 @@ async def ask(connection: AbstractConnection, *words: str) -> Any:
         return await connection.read_response()
     except Exception as exc:
         raise client_error(exc) from exc
+
+
+async def answers(questions: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What several servers answer, asked at once; those that take long are left out.
+
+    Raises:
+        StoreError: nobody answered.
+    """
+    pending = {asyncio.ensure_future(question) for question in questions}
+    found: list[T] = []
+    failure = StoreError("unavailable", "there is nobody to ask")
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=_GRACE_SECONDS if found else None, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                if isinstance(error := task.exception(), StoreError):
+                    failure = error
+                else:
+                    found.append(task.result())
+    finally:
+        for task in pending:
+            task.cancel()
+    if not found:
+        raise failure
+    return found

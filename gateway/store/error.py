@@ -80,6 +80,8 @@ _CLIENT_KINDS: tuple[tuple[type[Exception], StoreErrorKind], ...] = (
     (redis_errors.TimeoutError, "timeout"),
     (redis_errors.ConnectionError, "unavailable"),
     (redis_errors.ClusterDownError, "unavailable"),
+    # Redirected again and again.
+    (redis_errors.ClusterError, "unavailable"),
     (redis_errors.TryAgainError, "unavailable"),
     (redis_errors.AskError, "unavailable"),
     (TimeoutError, "timeout"),

@@ -11,9 +11,11 @@ from redis.asyncio.connection import AbstractConnection
 
 from gateway.settings import StateSettings
 from gateway.store.address import Address, Kind, parse_address
+from gateway.store.cluster import Cluster
 from gateway.store.error import StoreError, translated
 from gateway.store.lines import Lines, OnChange
 from gateway.store.script import Script
+from gateway.store.sentinel import Guarded
 from gateway.store.standalone import Standalone
 
 #: redis-py's client of one server, or of a cluster: the same commands, as long as the keys of one command share a hash tag.
@@ -33,7 +35,7 @@ class Servers(Protocol):
     async def close(self) -> None: ...
 
 
-_SERVERS: dict[Kind, Callable[[Address], Servers]] = {"standalone": Standalone}
+_SERVERS: dict[Kind, Callable[[Address], Servers]] = {"standalone": Standalone, "sentinel": Guarded, "cluster": Cluster}
 
 
 class Store:

@@ -65,6 +65,10 @@ class _Link(asyncio.Protocol):
         self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
         self._transport.set_protocol(self)
 
+    @property
+    def idle(self) -> bool:
+        return not self._pending
+
     def send(self, payload: bytes, on_reply: OnReply) -> None:
         self._pending.append(on_reply)
         self._transport.write(payload)
@@ -98,6 +102,20 @@ class _Link(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(why)
             self.on_lost(why)
+
+
+async def _reply_of(link: _Link, command: bytes) -> Reply:
+    answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def on_reply(reply: Reply) -> None:
+        if not answered.done():
+            answered.set_result(reply)
+
+    link.send(command, on_reply)
+    reply = await answered
+    if isinstance(reply, StoreError):
+        raise reply
+    return reply
 
 
 def _ignore(_: StoreError) -> None:
@@ -142,14 +160,23 @@ class Wire:
         """Whether commands can be sent."""
         return self._link is not None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for a reply."""
+        return self._link is None or self._link.idle
+
     async def open(self) -> None:
         """Starts to keep the connection; returns after the first attempt, whatever came of it."""
         self.start()
-        await self._first_attempt.wait()
+        await self.attempted()
 
     def start(self) -> None:
         """Starts to keep the connection."""
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def attempted(self) -> None:
+        """Returns after the first attempt to connect, whatever came of it."""
+        await self._first_attempt.wait()
 
     async def close(self) -> None:
         """Ends the connection for good. What waits for a reply gets an error."""
@@ -163,6 +190,12 @@ class Wire:
         """
         assert self._link is not None, "the wire is down"
         self._link.send(payload, on_reply)
+
+    async def ask(self, payload: bytes) -> Reply:
+        """Sends one command and waits for its reply. Raises StoreError."""
+        if self._link is None:
+            raise StoreError("unavailable", "not connected")
+        return await _reply_of(self._link, payload)
 
     def abort(self, why: StoreError) -> None:
         """Gives up the connection, because it does not answer or because the server is not the one to talk to; a new one is opened."""
@@ -195,7 +228,7 @@ class Wire:
         link = _Link(connection)
         try:
             for command in self._prepare:
-                await self._ask(link, command)
+                await self._prepared(link, command)
             if link.lost.done():
                 raise link.lost.result()
         except BaseException:
@@ -203,21 +236,12 @@ class Wire:
             raise
         return link
 
-    async def _ask(self, link: _Link, command: bytes) -> None:
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-        def on_reply(reply: Reply) -> None:
-            if not answered.done():
-                answered.set_result(reply)
-
-        link.send(command, on_reply)
+    async def _prepared(self, link: _Link, command: bytes) -> None:
         try:
             async with asyncio.timeout(1.0):
-                reply = await answered
+                await _reply_of(link, command)
         except TimeoutError as exc:
             raise StoreError("timeout", "no answer while the connection was prepared") from exc
-        if isinstance(reply, StoreError):
-            raise reply
 
     async def _use(self, link: _Link) -> float:
         """Lets callers send until the connection ends. Returns how long it served."""

@@ -32,8 +32,29 @@ T = TypeVar("T")
 _IMAGES: dict[ServerKind, str] = {"redis": "redis:7", "valkey": "valkey/valkey:9"}
 
 
+class Stoppable:
+    """A server's process that tests end and stop; None where it is not ours."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def pause(self) -> None:
+        """Stops the process without closing its sockets: a black hole."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
 @dataclass
-class RedisServer:
+class RedisServer(Stoppable):
     """A running server.
 
     Attributes:
@@ -58,21 +79,6 @@ class RedisServer:
         with self.client() as client:
             stats: dict[str, Any] = client.info("commandstats")
         return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
-
-    def pause(self) -> None:
-        """Stops the process without closing its sockets: a black hole."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """kill -9."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
 
     def start_again(self) -> None:
         """After `kill`: the same server at the same place, empty."""

@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.exchange",
         "gateway.head",
         "gateway.headers",
+        "gateway.hosts",
         "gateway.paths",
         "gateway.peer",
         "gateway.rewrite",

@@ -33,7 +33,7 @@ def test_leases_that_nobody_renews_end_by_themselves(server: RedisServer) -> Non
 
     async def main() -> None:
         async with admitting(server.url) as (_, admission):
-            plan, someone = admission.plan(route(concurrency(2, seconds=0.3))), principal()
+            plan, someone = admission.plan(route(concurrency(2, seconds=1.5))), principal()
             for _ in range(2):
                 assert (await verdict(admission, plan, someone)).allowed
             gc.collect()

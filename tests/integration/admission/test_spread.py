@@ -108,10 +108,10 @@ async def _until_left(admission: Admission, plan: AdmissionPlan, who: Principal,
 def test_places_on_several_shards_are_renewed(server: RedisServer) -> None:
     async def main() -> None:
         async with admitting(server.url, shards=SHARDS) as (_, admission):
-            plan = admission.plan(route(concurrency(1, 0.3, name="own"), concurrency(1, 0.3, name="all", key=("global",))))
+            plan = admission.plan(route(concurrency(1, 0.6, name="own"), concurrency(1, 0.6, name="all", key=("global",))))
             someone = spread_subject(admission, plan)
             held = await verdict(admission, plan, someone)
-            end = time.monotonic() + 0.9
+            end = time.monotonic() + 1.5
             while time.monotonic() < end:
                 assert not (await verdict(admission, plan, someone)).allowed
                 await asyncio.sleep(0.02)

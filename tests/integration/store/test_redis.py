@@ -3,76 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.settings import StateSettings
 from gateway.store.error import StoreError, translated
 from gateway.store.redis import Store
 from gateway.store.script import Script
 from gateway.store.wire import Wire
+from tests.support.certificates import Certificates, issue
 from tests.support.redis_server import KINDS, LOOPS, RedisServer, free_port, redis_server, run
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
 
-@dataclass(frozen=True)
-class Certificates:
-    """Files of an authority, a server and a client."""
-
-    ca: Path
-    server: Path
-    server_key: Path
-    client: Path
-    client_key: Path
-    other_ca: Path
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    directory = tmp_path_factory.mktemp("tls")
-    ca, ca_key = _certificate(directory, "ca", None)
-    other_ca, _ = _certificate(directory, "other", None)
-    server, server_key = _certificate(directory, "server", (ca, ca_key))
-    client, client_key = _certificate(directory, "client", (ca, ca_key))
-    return Certificates(ca, server, server_key, client, client_key, other_ca)
-
-
-def _certificate(directory: Path, name: str, issuer: tuple[Path, Path] | None) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    signer, signer_name = key, subject
-    if issuer is not None:
-        loaded = serialization.load_pem_private_key(issuer[1].read_bytes(), None)
-        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-        signer, signer_name = loaded, x509.load_pem_x509_certificate(issuer[0].read_bytes()).subject
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(signer_name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
-    paths = directory / f"{name}.pem", directory / f"{name}.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = serialization.PrivateFormat.PKCS8
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption()))
-    return paths
+    return issue(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(params=KINDS)
