@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from gateway import template
 from gateway.admission.limits import contradictions
 from gateway.config.problems import Problem
+from gateway.hosts import host_and_port, split_hosts
 from gateway.route import Limit, Route, Service
 from gateway.settings import Settings
 
@@ -42,7 +43,7 @@ def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS
     return found + [
         _at(route, caution)
         for route in settings.routes
-        for caution in (*_route(route), *_hashed(route, settings), *_unavailable(route, settings))
+        for caution in (*_route(route), *_hashed(route, settings), *_unavailable(route, settings), *_spread(route, settings))
     ]
 
 
@@ -73,11 +74,27 @@ def _admin(settings: Settings) -> Iterator[_Caution]:
 
 
 def _state(settings: Settings) -> Iterator[_Caution]:
-    parts = urlsplit(settings.state.url)
-    if parts.scheme == "redis" and not _is_loopback(parts.hostname or ""):
+    parts, hosts = split_hosts(settings.state.url)
+    kind, plus, group = parts.scheme.partition("+")
+    if kind == "redis" and not all(_is_loopback(host_and_port(host, 1)[0]) for host in hosts.split(",")):
         if parts.password is None:
-            yield "state.url", "the store is reached without a password", "redis://USER:PASSWORD@..., from ${...}"
-        yield "state.url", "the store is reached without TLS", "rediss://"
+            yield "state.url", "the store is reached without a password", f"{parts.scheme}://USER:PASSWORD@..., from ${{...}}"
+        yield "state.url", "the store is reached without TLS", f"rediss{plus}{group}://"
+
+
+def _spread(route: Route, settings: Settings) -> Iterator[_Caution]:
+    """Limits that count across principals, whose shard is not that of the request."""
+    if settings.state.shard_count == 1:
+        return
+    own = {"subject", "client_ip"} if route.authentication == "none" else {"subject"}
+    for limit in (*route.limits, *route.shadow_limits):
+        if not own.intersection(limit.key):
+            yield (
+                f"route {route.name}",
+                f"the limit {limit.name} counts across principals: with {settings.state.shard_count} shards it is mostly a second call to "
+                "the store, taken back when it refuses",
+                "subject among its key, or accept the time of another call",
+            )
 
 
 def _consul(settings: Settings) -> Iterator[_Caution]:

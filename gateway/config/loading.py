@@ -192,14 +192,15 @@ def _state(section: models.State, report: Report, files: Files) -> StateSettings
     path: KeyPath = ("state",)
     pair(section, path, report)
     pem = pem_files(section, path, files)
-    if any(pem.values()) and not section.url.startswith("rediss://"):
+    if any(pem.values()) and not section.url.startswith("rediss"):
         key = next(key for key, value in pem.items() if value)
-        report.add((*path, key), f"{key} applies to rediss:// only", "a rediss:// URL", key=True)
+        report.add((*path, key), f"{key} applies to TLS only", "a rediss:// URL, or rediss+sentinel://, rediss+cluster://", key=True)
     return StateSettings(
         url=section.url,
         budget=section.budget,
         when_unavailable=section.when_unavailable,
         mirror_age=section.mirror_age,
+        shards=0 if section.shards == "auto" else section.shards,
         ca_file=pem["ca_file"],
         certificate_file=pem["certificate_file"],
         key_file=pem["key_file"],

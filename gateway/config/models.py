@@ -11,7 +11,22 @@ import gateway.config.syntax as syntax
 from discovery.instance import ConsulAgent, HealthCheck, Outlier
 from gateway import route, settings
 from gateway.config.problems import Wrong, shown
-from gateway.config.values import Datacenters, Duration, Flag, Keys, NotYet, OneOf, Plain, Rate, Ratio, Size, Text, Whole, refused
+from gateway.config.values import (
+    Datacenters,
+    Duration,
+    Flag,
+    Keys,
+    NotYet,
+    OneOf,
+    Plain,
+    Rate,
+    Ratio,
+    Size,
+    Text,
+    Whole,
+    WholeOrAuto,
+    refused,
+)
 
 _SERVER = settings.ServerSettings()
 _ADMIN = settings.AdminSettings()
@@ -147,7 +162,7 @@ class Admin(Section):
 class State(Section):
     """The shared store."""
 
-    url: Annotated[str, Text(syntax.state_url)] = Field(default=_STATE.url, description="embedded://, redis://, rediss://, unix://.")
+    url: Annotated[str, Text(syntax.state_url)] = Field(default=_STATE.url, description="Where it is, see above.")
     budget: Annotated[float, Duration("1ms", "10s")] = Field(default=_STATE.budget, description="Longest wait for an admission.")
     when_unavailable: Unavailability = Field(
         default=_STATE.when_unavailable, description="While the store is away. closed: 503; open: admitted; fair_share: a replica's share."
@@ -155,11 +170,11 @@ class State(Section):
     mirror_age: Annotated[float, Duration("1s", "30d", zero=True)] = Field(
         default=_STATE.mirror_age, description="Up to this age the mirror of revocations decides for open and fair_share; 0: never."
     )
-    shards: Annotated[Any, NotYet(("auto", 1))] = Field(
-        default="auto", description="Virtual shards: auto or 1. Others are not available yet."
+    shards: Annotated[int | Literal["auto"], WholeOrAuto(Whole(1, 256))] = Field(
+        default="auto", description="Virtual shards that keys are spread over. auto: 16 on a cluster, else 1."
     )
-    ca_file: OptionalText = Field(default="", description="PEM file of the authorities that rediss:// is verified with.")
-    certificate_file: OptionalText = Field(default="", description="PEM file of the client certificate for rediss://.")
+    ca_file: OptionalText = Field(default="", description="PEM file of the authorities that servers are verified with.")
+    certificate_file: OptionalText = Field(default="", description="PEM file of the client certificate for the servers.")
     key_file: OptionalText = Field(default="", description="PEM file of the client certificate's key.")
 
 

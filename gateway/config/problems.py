@@ -127,7 +127,7 @@ class FromEnvironment(str):
 
 
 def shown(value: object) -> str:
-    """A bad value for a message: on one line, bounded, without the password of a URL, and nothing from the environment."""
+    """A bad value for a message: on one line, bounded, without the password and the query of a URL, and nothing from the environment."""
     if isinstance(value, FromEnvironment):
         return "the value from the environment"
     if isinstance(value, bool | int | float) or value is None:
@@ -143,10 +143,11 @@ def shown(value: object) -> str:
 def _without_password(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     credentials, at, host = rest.rpartition("@")
-    if not (separator and at):
+    if not separator:
         return text
     user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{colon and ':***'}@{host}"
+    place, question, _ = host.partition("?")
+    return f"{scheme}://{user}{colon and ':***'}{at}{place}{question and '?***'}"
 
 
 def alternatives(what: str, names: Iterable[str]) -> str:

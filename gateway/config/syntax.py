@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from gateway import template
 from gateway.config.problems import Wrong, shown
 from gateway.errors import ConfigError
+from gateway.hosts import host_and_port, split_hosts
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110 section 5.6.2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -172,28 +173,58 @@ def instance_url(text: str) -> InstanceAddress:
     return InstanceAddress(parts.scheme, host, parts.port or {"http": 80, "https": 443}[parts.scheme])
 
 
+_STORES = ("redis", "redis+sentinel", "redis+cluster", "rediss", "rediss+sentinel", "rediss+cluster")
+_STORES_ALLOWED = "allowed: embedded://, embedded:///PATH, unix:///PATH, redis://, redis+sentinel://, redis+cluster://, or rediss for TLS"
+_SENTINEL_FORM = "redis+sentinel://HOST1,HOST2,HOST3/NAME or .../NAME/NUMBER"
+
+
 def state_url(text: str) -> str:
     """Where the shared store is."""
-    allowed = "embedded://, embedded:///PATH, redis://, rediss://, unix:///PATH"
     scheme, separator, rest = text.partition("://")
-    if scheme in ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster") and separator:
-        raise Wrong(f"{scheme}:// is not available yet", f"allowed: {allowed}")
-    if scheme not in ("embedded", "redis", "rediss", "unix") or not separator:
-        raise Wrong(f"{shown(text)} is not the URL of a store", f"allowed: {allowed}")
-    if scheme == "embedded" and rest and not rest.startswith("/"):
-        raise Wrong(f"{shown(text)} has no absolute path", f"allowed: {allowed}")
-    if scheme in ("redis", "rediss"):
-        _check_redis(text, _split(text, allowed), allowed)
-    if scheme == "unix" and not rest.rpartition("@")[2].startswith("/"):
-        raise Wrong(f"{shown(text)} has no absolute path", f"allowed: {allowed}")
+    if scheme not in ("embedded", "unix", *_STORES) or not separator:
+        raise Wrong(f"{shown(text)} is not the URL of a store", _STORES_ALLOWED)
+    if scheme in _STORES:
+        _check_servers(text)
+    path = rest.rpartition("@")[2] if scheme == "unix" else rest
+    if scheme in ("embedded", "unix") and (path or scheme == "unix") and not path.startswith("/"):
+        raise Wrong(f"{shown(text)} has no absolute path", _STORES_ALLOWED)
     return text
 
 
-def _check_redis(text: str, parts: SplitResult, allowed: str) -> None:
-    if not parts.hostname:
-        raise Wrong(f"{shown(text)} has no host", f"allowed: {allowed}")
-    if not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
-        raise Wrong(f"{shown(text)} has a database that is no number", f"allowed: {parts.scheme}://HOST:PORT/NUMBER")
+def _check_servers(text: str) -> None:
+    _check_visible(text, _STORES_ALLOWED)
+    try:
+        parts, hosts = split_hosts(text)
+    except ValueError:
+        raise Wrong(f"{shown(text)} is not a URL", _STORES_ALLOWED) from None
+    kind = parts.scheme.partition("+")[2]
+    for host in hosts.split(","):
+        try:
+            host_and_port(host, 1)
+        except ValueError:
+            complaint = "has no host" if not host else "has a host that is none, or a port that is not from 1 to 65535"
+            raise Wrong(f"{shown(text)} {complaint}", _STORES_ALLOWED) from None
+    if "," in hosts and not kind:
+        raise Wrong(f"{shown(text)} names several hosts", "one; redis+sentinel:// and redis+cluster:// take several")
+    _PATHS[kind](text, parts.path)
+
+
+def _check_database(text: str, path: str) -> None:
+    if not re.fullmatch(r"/?[0-9]{0,5}", path):
+        raise Wrong(f"{shown(text)} has a database that is no number", f"allowed: {text.partition('://')[0]}://HOST:PORT/NUMBER")
+
+
+def _check_primary(text: str, path: str) -> None:
+    if not re.fullmatch(r"/[^/]+(/[0-9]{0,5})?", path):
+        raise Wrong(f"{shown(text)} does not name the primary", f"allowed: {_SENTINEL_FORM}")
+
+
+def _check_no_database(text: str, path: str) -> None:
+    if path not in ("", "/", "/0"):
+        raise Wrong(f"{shown(text)} has a database, and a cluster has none but 0", "allowed: redis+cluster://HOST1,HOST2")
+
+
+_PATHS = {"": _check_database, "sentinel": _check_primary, "cluster": _check_no_database}
 
 
 def sink(text: str) -> str:
@@ -240,9 +271,13 @@ def _split(text: str, allowed: str) -> SplitResult:
     except ValueError:
         # What the parser says may repeat a part of a password.
         raise Wrong(f"{shown(text)} is not a URL", f"allowed: {allowed}") from None
-    if not text.isascii() or any(character <= " " or character == "\x7f" for character in text):
-        raise Wrong(f"{shown(text)} is not a URL", f"allowed: {allowed}")
+    _check_visible(text, f"allowed: {allowed}")
     return parts
+
+
+def _check_visible(text: str, allowed: str) -> None:
+    if not text.isascii() or any(character <= " " or character == "\x7f" for character in text):
+        raise Wrong(f"{shown(text)} is not a URL", allowed)
 
 
 def _is_address(text: str) -> bool:

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
@@ -181,6 +181,24 @@ class Whole(Value):
     def describe(self) -> dict[str, Any]:
         number = {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
         return {"anyOf": [number, {"type": "string", "pattern": rf"^[0-9]+$|{_REFERENCE}"}]}
+
+
+@dataclass(frozen=True, slots=True)
+class WholeOrAuto(Value):
+    """A whole number, or `auto`."""
+
+    number: Whole
+
+    def parse(self, value: object) -> int | Literal["auto"]:
+        if value == "auto":
+            return "auto"
+        try:
+            return self.number.parse(value)
+        except Wrong as error:
+            raise Wrong(error.message, error.allowed.replace("allowed: ", "allowed: auto, ")) from error
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [{"const": "auto"}, self.number.describe()]}
 
 
 @dataclass(frozen=True, slots=True)

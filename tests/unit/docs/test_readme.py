@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
-import pytest
-
 from gateway import errors
 from gateway.cli.main import gateway as command_line
-from gateway.config import ConfigProblems, load_text, models
+from gateway.config import load_text, models
 from gateway.config.values import NotYet, OneOf
 from tests.support.documents import README, ROOT, code_words, part, snippets
 
@@ -44,12 +42,6 @@ def refused(model: type[models.Section], path: tuple[str, ...] = ()) -> Iterator
 def test_the_list_of_what_is_missing_is_that_of_the_configuration() -> None:
     rows = "\n".join(line.split("|")[1] for line in NOT_YET.splitlines() if line.startswith("| `"))
     assert code_words(rows) == set(refused(models.File))
-
-
-def test_missing_stores_are_refused() -> None:
-    for scheme in re.findall(r"`(redis\+\w+://)`", NOT_YET):
-        with pytest.raises(ConfigProblems, match="not available yet"):
-            load_text(f"version: 1\nstate: {{url: '{scheme}host/name'}}\n", {})
 
 
 def test_missing_commands_are_missing() -> None:

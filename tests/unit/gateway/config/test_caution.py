@@ -42,6 +42,15 @@ def test_a_careful_configuration_has_no_warning() -> None:
     assert cautions(route(", methods: [GET, POST], scopes: [a], limits: [5/second]")) == []
 
 
+def test_limits_of_a_principal_or_an_address_are_one_call_on_every_number_of_shards() -> None:
+    """L12: only those that count across principals are named."""
+    cluster = "state: {url: 'rediss+cluster://a'}\n"
+    limits = "limits: {ip: {rate: 9/second, key: client_ip}, own: {rate: 9/second, key: [subject, route]}}\n"
+    assert cautions(cluster + route(", methods: [GET], authentication: none, limits: [ip, own]", limits)) == []
+    assert cautions(cluster + route(", limits: [own]", limits)) == []
+    assert cautions("state: {url: 'rediss+sentinel://a/b'}\n" + route(", limits: [ip]", limits)) == []
+
+
 @pytest.mark.parametrize(
     ("fragment", "expected"),
     [
@@ -80,6 +89,20 @@ def test_a_careful_configuration_has_no_warning() -> None:
             "f admin.host: the admin port listens on 0.0.0.0 without a configured token; token_file or GATEWAY_ADMIN_TOKEN",
         ),
         ("state: {url: 'redis://u:p@redis'}\n" + route(""), "f state.url: the store is reached without TLS; rediss://"),
+        (
+            "state: {url: 'redis+cluster://u:p@127.0.0.1,redis'}\n" + route(""),
+            "f state.url: the store is reached without TLS; rediss+cluster://",
+        ),
+        (
+            "state: {url: 'rediss+cluster://a'}\n" + route(", limits: [shared]", "limits: {shared: {rate: 9/second, key: route}}\n"),
+            "f:5:1 route r: the limit shared counts across principals: with 16 shards it is mostly a second call to the store, taken back "
+            "when it refuses; subject among its key, or accept the time of another call",
+        ),
+        (
+            "state: {url: 'rediss://a', shards: 2}\n" + route(", limits: [ip]", "limits: {ip: {rate: 9/second, key: client_ip}}\n"),
+            "f:5:1 route r: the limit ip counts across principals: with 2 shards it is mostly a second call to the store, taken back "
+            "when it refuses; subject among its key, or accept the time of another call",
+        ),
         (
             f"{ISSUER} jwks_url: 'http://h/k'}}]}}\n" + route(""),
             "f authentication.issuers[0].jwks_url: keys come over plain HTTP: who can change them can sign tokens; https://",
