@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -52,6 +53,7 @@ SPARE_CONNECTIONS = 10
 #: Where there are more services than connections, each is looked at so often.
 ROUND_SECONDS = 10.0
 LEAST_WAIT_SECONDS = 0.1
+ANSWERING_SECONDS = 1.0
 
 
 class Transport(base.HTTPClient):  # type: ignore[misc]
@@ -197,6 +199,7 @@ class Consul:
         self.guard = Guard(agent.disappearance_guard)
         self.snapshots: Snapshots = SnapshotFiles(Path(agent.cache_dir)) if agent.cache_dir else NoSnapshots()
         self._api = _Api(agent)
+        self._answered_at = -ANSWERING_SECONDS
 
     def __repr__(self) -> str:
         return f"<Consul {self.agent.url}>"
@@ -205,6 +208,11 @@ class Consul:
         """Write what is left to write, and close the connections."""
         await self.snapshots.close()
         await self._api.http.close()
+
+    @property
+    def answering(self) -> bool:
+        """Whether any query was answered in the last second."""
+        return monotonic() - self._answered_at < ANSWERING_SECONDS
 
     def source(self, query: ConsulQuery) -> Source:
         """The source of a service: its datacenter, or several in turn."""
@@ -236,6 +244,7 @@ class Consul:
             return [*params, *wait], wait_seconds * WAIT_FACTOR + WAIT_MARGIN_SECONDS
 
         reply: Reply = await self._api.http.query(_reply, f"/v1/health/service/{query.service}", ask, self._api.prepare_headers())
+        self._answered_at = monotonic()
         return reply
 
     def _wait_seconds(self, demand: int) -> float:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from discovery.instance import Instance
 
-MAINTENANCE_CHECKS = ("_service_maintenance:", "_node_maintenance")
+#: What its peers think of a node, by gossip.
+GOSSIP_CHECK = "serfHealth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +44,38 @@ def gone(known: tuple[Instance, ...], found: tuple[Instance, ...]) -> tuple[Inst
 def unexplained(missing: tuple[Instance, ...], entries: list[object], unbroken: bool) -> tuple[Instance, ...]:
     """Those of the missing instances that a complete reading does not account for.
 
-    Maintenance is somebody's will, and a failing check of the service itself is a finding about it. A registration that was taken out is
-    a fact as long as the history of the catalog is unbroken. A node that its peers have lost sight of (`serfHealth`) may be as well as
-    ever, and so may an instance that a catalog forgot which has lost its memory.
+    Maintenance and a weight of 0 are somebody's will, and a failing check is a finding. A registration that was taken out is a fact as long
+    as the history of the catalog is unbroken. But a node that its peers have lost sight of (`serfHealth`) may be as well as ever, and so
+    may an instance that a catalog forgot which has lost its memory.
 
     Args:
         entries: a health reply with instances in every state.
         unbroken: whether the catalog's index has only grown since the instances were seen, without an error in between.
     """
-    checks = dict(_checked(entry) for entry in entries if isinstance(entry, Mapping))
-    return tuple(instance for instance in missing if not (_accounted(checks[instance.id]) if instance.id in checks else unbroken))
+    registered = {_identity(entry): entry for entry in entries if isinstance(entry, Mapping)}
+    return tuple(instance for instance in missing if not (_accounted(registered[instance.id]) if instance.id in registered else unbroken))
 
 
 def absent(missing: tuple[Instance, ...], entries: list[object]) -> tuple[Instance, ...]:
     """Those of the missing instances that are not registered at all."""
-    registered = {_checked(entry)[0] for entry in entries if isinstance(entry, Mapping)}
+    registered = {_identity(entry) for entry in entries if isinstance(entry, Mapping)}
     return tuple(instance for instance in missing if instance.id not in registered)
 
 
-def _checked(entry: Mapping[str, object]) -> tuple[str, list[object]]:
-    """Identity of an entry, as `catalog` makes it, and its checks."""
-    service, node, checks = entry.get("Service"), entry.get("Node"), entry.get("Checks")
-    service_id = (service.get("ID") or service.get("Service")) if isinstance(service, Mapping) else ""
-    name = node.get("Node") if isinstance(node, Mapping) else ""
-    return f"{name or ''}/{service_id}", checks if isinstance(checks, list) else []
+def _identity(entry: Mapping[str, object]) -> str:
+    """Of an entry, as `catalog` makes it."""
+    service, node = _mapping(entry, "Service"), _mapping(entry, "Node")
+    return f"{node.get('Node') or ''}/{service.get('ID') or service.get('Service')}"
 
 
-def _accounted(checks: list[object]) -> bool:
-    return any(
-        str(check.get("CheckID")).startswith(MAINTENANCE_CHECKS) or (check.get("ServiceID") and check.get("Status") != "passing")
-        for check in checks
-        if isinstance(check, Mapping)
-    )
+def _accounted(entry: Mapping[str, object]) -> bool:
+    checks = entry.get("Checks")
+    findings = (check for check in (checks if isinstance(checks, list) else []) if isinstance(check, Mapping))
+    if any(check.get("Status") != "passing" and check.get("CheckID") != GOSSIP_CHECK for check in findings):
+        return True
+    return _mapping(_mapping(entry, "Service"), "Weights").get("Passing") == 0
+
+
+def _mapping(entry: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = entry.get(key)
+    return value if isinstance(value, Mapping) else {}

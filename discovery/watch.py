@@ -40,6 +40,10 @@ class Reader(Protocol):
     guard: Guard
     snapshots: Snapshots
 
+    @property
+    def answering(self) -> bool:
+        """Whether any query was answered in the last second."""
+
     async def health(self, query: ConsulQuery, index: int, consistency: Consistency = "stale", *, every_state: bool = False) -> Reply:
         """The instances of a service: at once when `index` is 0, else when they have changed or the wait is over.
 
@@ -96,7 +100,7 @@ class _Watch:
         self._held_since = 0.0
 
     async def run(self) -> None:
-        restore = asyncio.get_running_loop().call_later(RESTORE_SECONDS, self._restore)
+        self._restore_later()
         try:
             while True:
                 await asyncio.sleep(self._bucket.take(monotonic()))
@@ -108,7 +112,7 @@ class _Watch:
                 if self._held_since:
                     await asyncio.sleep(HOLD_SECONDS)
         finally:
-            restore.cancel()
+            self._restoring.cancel()
 
     async def _step(self) -> None:
         reply = await self._consul.health(self._query, self._index, self._consistency)
@@ -197,6 +201,16 @@ class _Watch:
         self._publish(Failed(str(error)))
         # An agent that comes back may count from anew: a query with the old index would wait for long (SPEC D2).
         self._index, self._unbroken = 0, False
+
+    def _restore_later(self) -> None:
+        self._restoring = asyncio.get_running_loop().call_later(RESTORE_SECONDS, self._restore_unless_next)
+
+    def _restore_unless_next(self) -> None:
+        # With many services the first answers take longer; as long as others get theirs, ours will come.
+        if self._consul.answering and self._known is None:
+            self._restore_later()
+        else:
+            self._restore()
 
     def _restore(self) -> None:
         """Begin with what is on disk, when Consul has not answered yet."""

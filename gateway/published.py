@@ -169,6 +169,8 @@ class Publisher:
                 await self._serve()
             except ConfigError as error:
                 logger.error("published routes can't be served, those before stay: %s", _reason(error))
+            except Exception:
+                logger.exception("published routes could not be put to work, those before stay")
 
     def _tell(self) -> None:
         conflicts = frozenset(self.table.conflicts)
