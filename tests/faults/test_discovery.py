@@ -93,6 +93,36 @@ def test_leader_killed(measured: Measured, tmp_path: Path, login: Login, service
 
 
 @fault(
+    "consul-quorum-lost",
+    "two of three Consul servers are killed (`kill -9`): no leader; later they start again",
+    "no request notices; changes are seen once there is a quorum",
+)
+def test_quorum_lost(measured: Measured, form: Form, tmp_path: Path, login: Login, services: Sequence[ServiceProcess]) -> None:
+    """D3, F-15, F-17: what the server that is left says without a leader changes nothing."""
+    measured.under(CONDITIONS)
+    with consul_cluster() as cluster:
+        agent, *others = cluster.servers
+        register(agent, services[:2])
+        with running(tmp_path, document(tmp_path, login, agent)) as gateway:
+            wait_until(lambda: instances(gateway) == 2, "two instances")
+            with Load(asks([gateway], {}, "/public"), RATE) as load:
+                wait_until(lambda: len(load.replies) > RATE, "load")
+                for server in others:
+                    server.kill()
+                lost_at = time.monotonic()
+                wait_until(lambda: bool(load.since(lost_at + form.seconds(2, 20))), "the outage to last", 30)
+                for server in others:
+                    cluster.launch(server)
+                agent.wait_until_ready()
+                back_at = time.monotonic()
+                register(agent, services[2:])
+                wait_until(lambda: instances(gateway) == 3, "the change to be seen", 60)
+                measured("a change is seen after", time.monotonic() - back_at, "s")
+            assert_unharmed(measured, load.replies)
+            assert_quiet(gateway)
+
+
+@fault(
     "consul-forgot",
     "the only Consul agent is killed and comes back empty; services register again 3 s later",
     "no request notices, instances are held until they are back",

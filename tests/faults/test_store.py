@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_scene import (
-    BUDGET_SECONDS,
     PATHS,
     SLACK_SECONDS,
     asks,
@@ -24,11 +23,12 @@ from tests.support.faults import Form, Measured, fault
 from tests.support.load import Load, Reply, percentile, statuses
 from tests.support.plain_service import ServiceProcess, service_process
 from tests.support.redis_server import RedisServer, redis_server, wait_until
-from tests.support.slow_proxy import slow_proxy
-from tests.support.whole_gateway import Login, ProcessGateway, running
+from tests.support.relay import relay_in_thread
+from tests.support.whole_gateway import Json, Login, ProcessGateway, running
 
 RATE = 200
-CONDITIONS = f"1 gateway, {RATE} requests/s, half of them need the store, budget {BUDGET_SECONDS * 1000:.0f} ms, `when_unavailable: closed`"
+#: Under the long form the default, which operators start from; a machine that runs other tests beside needs more.
+BUDGETS_SECONDS = (0.25, 0.025)
 BACK_SECONDS = 1.0
 
 
@@ -45,15 +45,22 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, login: Login, server: RedisServer, service: ServiceProcess) -> Iterator[ProcessGateway]:
-    with running(tmp_path, scene_document(tmp_path, login, store_url(server), [service.url])) as started:
+def gateway(tmp_path: Path, form: Form, login: Login, server: RedisServer, service: ServiceProcess) -> Iterator[ProcessGateway]:
+    with running(tmp_path, document(tmp_path, form, login, store_url(server), service)) as started:
         yield started
+
+
+def document(directory: Path, form: Form, login: Login, store: str, service: ServiceProcess) -> Json:
+    """The scene with an ordinary budget."""
+    budget = f"{form.seconds(*BUDGETS_SECONDS) * 1000:.0f}ms"
+    return scene_document(directory, login, store, [service.url], state={"url": store, "budget": budget})
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
     """All replies, and when the store went and came, by the monotonic clock."""
 
+    budget_seconds: float
     replies: Sequence[Reply]
     gone_at: float
     back_at: float
@@ -70,7 +77,10 @@ def admitted_since(load: Load, moment: float) -> list[Reply]:
 def judge(measured: Measured, outage: Outage) -> None:
     """L10: what requests see of an outage: refusals within the budget, the rest untouched, and back within a probe interval."""
     replies, gone_at, back_at = outage.replies, outage.gone_at, outage.back_at
-    measured.under(CONDITIONS)
+    budget_seconds = outage.budget_seconds
+    measured.under(
+        f"1 gateway, {RATE} requests/s, half of them need the store, budget {budget_seconds * 1000:.0f} ms, `when_unavailable: closed`"
+    )
     assert_only_store_refusals(replies)
     assert statuses(only(replies, "/public")) == {200: len(only(replies, "/public"))}, "public routes ask nobody"
     limited = only(replies, "/limited")
@@ -79,7 +89,7 @@ def judge(measured: Measured, outage: Outage) -> None:
     first_again = min(reply.ended_at for reply in limited if reply.status == 200 and reply.sent_at > back_at)
     late = [reply for reply in limited if reply.sent_at > first_again + SLACK_SECONDS and reply.status != 200]
     assert not late, "once it is back it stays"
-    assert percentile(waits, 0.99) < BUDGET_SECONDS + SLACK_SECONDS
+    assert percentile(waits, 0.99) < budget_seconds + SLACK_SECONDS
     assert first_again - back_at < BACK_SECONDS + SLACK_SECONDS
     measured("refused", len(waits), "requests")
     measured("their wait, median", percentile(waits, 0.5) * 1000, "ms")
@@ -88,8 +98,9 @@ def judge(measured: Measured, outage: Outage) -> None:
     measured("admitting again after", (first_again - back_at) * 1000, "ms")
 
 
-def outage(gateway: ProcessGateway, login: Login, seconds: float, begin: Callable[[], None], end: Callable[[], None]) -> Outage:
+def outage(gateway: ProcessGateway, login: Login, form: Form, begin: Callable[[], None], end: Callable[[], None]) -> Outage:
     """Load before, through and after an outage of the store."""
+    seconds = form.seconds(1.5, 10)
     with Load(asks([gateway], login.bearer("alice"), *PATHS), RATE) as load:
         wait_until(lambda: len(load.replies) > RATE // 2, "load")
         gone_at = time.monotonic()
@@ -101,7 +112,7 @@ def outage(gateway: ProcessGateway, login: Login, seconds: float, begin: Callabl
         wait_until(lambda: bool(admitted_since(load, back_at)), "requests to be admitted again")
         wait_until(lambda: bool(load.since(back_at + 1.5)), "some more load")
     assert_quiet(gateway)
-    return Outage(load.replies, gone_at, back_at)
+    return Outage(form.seconds(*BUDGETS_SECONDS), load.replies, gone_at, back_at)
 
 
 @fault(
@@ -111,7 +122,7 @@ def outage(gateway: ProcessGateway, login: Login, seconds: float, begin: Callabl
 )
 def test_redis_killed(measured: Measured, form: Form, login: Login, server: RedisServer, gateway: ProcessGateway) -> None:
     """L10, F-1: a dead Redis costs nothing, and no restart is needed."""
-    judge(measured, outage(gateway, login, form.seconds(1, 10), server.kill, server.start_again))
+    judge(measured, outage(gateway, login, form, server.kill, server.start_again))
 
 
 @fault(
@@ -121,7 +132,7 @@ def test_redis_killed(measured: Measured, form: Form, login: Login, server: Redi
 )
 def test_redis_stopped(measured: Measured, form: Form, login: Login, server: RedisServer, gateway: ProcessGateway) -> None:
     """L10, F-12: connections that stay open and say nothing are given up."""
-    judge(measured, outage(gateway, login, form.seconds(1, 10), server.pause, server.resume))
+    judge(measured, outage(gateway, login, form, server.pause, server.resume))
 
 
 @fault(
@@ -131,14 +142,14 @@ def test_redis_stopped(measured: Measured, form: Form, login: Login, server: Red
 )
 def test_redis_slow(measured: Measured, form: Form, tmp_path: Path, login: Login, server: RedisServer, service: ServiceProcess) -> None:
     """L10: a store that is slower than the budget is as good as none."""
-    with slow_proxy(server.port) as proxy:
+    with relay_in_thread(server.port) as relay:
 
         def slow(seconds: float) -> None:
-            proxy.delay_seconds = seconds
+            relay.delay_seconds = seconds
 
-        document = scene_document(tmp_path, login, f"redis://127.0.0.1:{proxy.port}/0", [service.url])
-        with running(tmp_path, document) as gateway:
-            judge(measured, outage(gateway, login, form.seconds(1.5, 10), lambda: slow(1.0), lambda: slow(0.0)))
+        slowed = document(tmp_path, form, login, f"redis://127.0.0.1:{relay.port}/0", service)
+        with running(tmp_path, slowed) as gateway:
+            judge(measured, outage(gateway, login, form, lambda: slow(1.0), lambda: slow(0.0)))
 
 
 @fault(

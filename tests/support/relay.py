@@ -1,10 +1,12 @@
-"""A TCP relay in the test's own event loop, between a client and a server: slow, silent, or cut."""
+"""A TCP relay between a client and a server, in the test's own event loop or in a thread: slow, silent, or cut."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+
+from tests.support.whole_gateway import LoopThread
 
 
 class Relay:
@@ -126,3 +128,23 @@ async def relay_to(target_port: int) -> AsyncIterator[Relay]:
         # One turn for the connections to end.
         await asyncio.sleep(0)
         await server.wait_closed()
+
+
+@contextmanager
+def relay_in_thread(target_port: int) -> Iterator[Relay]:
+    """As `relay_to`, for tests without an event loop. Only its attributes may be set from outside, not its connections ended."""
+    with LoopThread() as thread:
+        span = relay_to(target_port)
+        relay = thread.run(_entered(span))
+        try:
+            yield relay
+        finally:
+            thread.run(_left(span))
+
+
+async def _entered(span: AbstractAsyncContextManager[Relay]) -> Relay:
+    return await span.__aenter__()
+
+
+async def _left(span: AbstractAsyncContextManager[Relay]) -> None:
+    await span.__aexit__(None, None, None)
