@@ -489,7 +489,7 @@ class Runtime:
 
     def _conditions(self) -> list[Condition]:
         """Of the services that can change without us."""
-        found = [service.name for service in self.settings.services.values() if service.consul is not None]
+        found = {service.name for service in self.settings.services.values() if service.consul is not None}
         return [condition for condition in self.directory.conditions() if condition.service in found]
 
 

@@ -120,7 +120,7 @@ def _consul(settings: Settings) -> Iterator[_Caution]:
     if watched > agent.connections:
         yield (
             "discovery.consul.connections",
-            f"{watched} services are watched over {agent.connections} connections: they take turns, and a change may be seen 10 s late",
+            f"{watched} watches take turns on {agent.connections} connections: a change may be seen 10 s late",
             f"more connections, and limits.http_max_conns_per_client in the agent's configuration greater by {CONSUL_MARGIN}",
         )
     if agent.connections >= CONSUL_CONNECTIONS_PER_CLIENT:

@@ -229,7 +229,7 @@ class WireExchange(Exchange):
         assert plan is not None
         limits = self.limit_lines
         plain = head.dated and not (limits and head.limited)
-        if plain and head.spelled[0] is plan :
+        if plain and head.spelled[0] is plan:
             spelled = head.spelled[1]
         else:
             fields = response_fields(head.headers, plan.response_dropped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.config import load_text, warnings
@@ -32,6 +34,19 @@ def test_a_quiet_that_is_never_reached() -> None:
     assert [str(each) for each in warnings(load_text(text, {}, file="f"))] == [
         "f server.drain.quiet: a quiet of 3 s is never reached within a delay of 2 s; at most the delay"
     ]
+
+
+def test_a_token_of_consul_over_plain_http(tmp_path: Path) -> None:
+    """S-39."""
+    (tmp_path / "token").write_text("hush")
+    services = "services: {p: {consul: p}}\nroutes: [{path: /a, service: p}]\n"
+
+    def cautioned(url: str) -> list[str]:
+        text = f"version: 1\ndiscovery: {{consul: {{url: '{url}', token_file: token}}}}\n{services}"
+        return [each.message for each in warnings(load_text(text, {}, directory=tmp_path))]
+
+    assert cautioned("http://consul.example:8500") == ["the ACL token travels over plain HTTP"]
+    assert cautioned("http://127.0.0.1:8500") == cautioned("https://consul.example:8501") == []
 
 
 def route(fields: str, limits: str = "") -> str:
@@ -118,6 +133,29 @@ def test_limits_of_a_principal_or_an_address_are_one_call_on_every_number_of_sha
         (
             f"{ISSUER} jwks_file: k, development_key_file: k}}]}}\n" + route(""),
             "f authentication.issuers[0].development_key_file: who can read this file can sign tokens; development only",
+        ),
+        (
+            "discovery: {consul: {disappearance_guard: 100%}}\n" + route(""),
+            "f discovery.consul.disappearance_guard: 100% believes every disappearance: a catalog that is lost takes services away; 50%",
+        ),
+        (
+            "discovery: {consul: {loopback: allow}}\n" + route(""),
+            "f discovery.consul.loopback: a registration can lead requests to this machine's own ports; auto",
+        ),
+        (
+            "discovery: {consul: {publish_routes: true}}\n" + route(""),
+            "f discovery.consul.publish_routes: without access rules in Consul, anybody who reaches it can register a service and publish "
+            "a route; token_file, and service:write for the services' own names only",
+        ),
+        (
+            "discovery: {consul: {connections: 200}}\n" + route(""),
+            "f discovery.consul.connections: Consul closes connections of one client beyond 200, unless it is configured otherwise; "
+            "limits.http_max_conns_per_client in the agent's configuration, greater by 20",
+        ),
+        (
+            "discovery: {consul: {connections: 2, datacenter: [a, b, c]}}\nservices: {p: {consul: p}}\n" + route(""),
+            "f discovery.consul.connections: 3 watches take turns on 2 connections: a change may be seen 10 s late; "
+            "more connections, and limits.http_max_conns_per_client in the agent's configuration greater by 20",
         ),
         (
             "authentication: {introspection: {url: 'http://h/i', client_id: a}}\n" + route(""),

@@ -294,6 +294,42 @@ def test_consul_is_configured_as_soon_as_a_service_needs_it() -> None:
     assert load_text("version: 1\nservices: {p: {consul: patients}}", {}).consul == ConsulAgent()
 
 
+def test_everything_about_consul(tmp_path: Path) -> None:
+    """D4, D6, D8, D10, F-18."""
+    text = """
+version: 1
+discovery:
+  consul:
+    {datacenter: [east, west], connections: 500, networks: [10.0.0.0/8, "2001:db8::/32"], disappearance_guard: 0.3, publish_routes: true}
+  cache_dir: cache
+services:
+  a: {consul: {service: a, datacenter: [west, east, north]}}
+  b: {consul: {service: b, datacenter: east}}
+  c: {consul: c}
+"""
+    loaded = load_text(text, {}, directory=tmp_path)
+    assert loaded.consul == ConsulAgent(
+        datacenter="east",
+        failover=("west",),
+        connections=500,
+        networks=("10.0.0.0/8", "2001:db8::/32"),
+        disappearance_guard=0.3,
+        cache_dir=str(tmp_path / "cache"),
+        publish_routes=True,
+    )
+    assert [service.consul for service in loaded.services.values()] == [
+        ConsulQuery("a", datacenter="west", failover=("east", "north")),
+        ConsulQuery("b", datacenter="east"),
+        ConsulQuery("c"),
+    ]
+
+
+def test_the_directory_of_snapshots_needs_no_other_setting(tmp_path: Path) -> None:
+    """D6."""
+    text = "version: 1\ndiscovery: {cache_dir: /var/cache/gateway}\nservices: {p: {consul: p}}"
+    assert load_text(text, {}).consul == ConsulAgent(cache_dir="/var/cache/gateway")
+
+
 def test_secrets_are_left_alone_when_files_are_not_required(tmp_path: Path) -> None:
     text = "version: 1\nadmin: {token_file: /run/secrets/token}\nauthentication: {issuers: [{issuer: i, audience: [a], secret_file: s}]}"
     loaded = load_text(text, {}, directory=tmp_path, require_files=False)
