@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ import pytest
 from tests.integration.workers.test_workers import workers_of
 from tests.support.fault_scene import asks, assert_quiet, scene_document, store_url
 from tests.support.faults import Form, Measured, fault
-from tests.support.load import Ask, Load, statuses
+from tests.support.load import Load, statuses
 from tests.support.plain_service import ServiceProcess, service_process
 from tests.support.redis_server import RedisServer, redis_server, wait_until
 from tests.support.whole_gateway import Login, ProcessGateway, process_gateway, running
 
 RATE = 200
-LEASE_SECONDS = 2.0
 
 
 @pytest.fixture
@@ -42,33 +40,27 @@ def replicas(tmp_path: Path, login: Login, server: RedisServer, service: Service
         started = []
         for name in ("first", "second"):
             document = scene_document(tmp_path / name, login, store_url(server), [service.url])
-            document["limits"]["parallel"]["lease"] = f"{LEASE_SECONDS:.0f}s"
             started.append(process_gateway(tmp_path / name, document))
             stack.callback(started[-1].kill)
         yield [each.wait_until_listening() for each in started]
 
 
 @fault(
-    "replica-killed",
-    "one of two replicas is killed (`kill -9`)",
-    "the other one notices nothing; limits hold; leases of the dead one end by themselves; its audit is whole up to the cut",
+    "replica-killed-limit",
+    "one of two replicas that admit from the same limit is killed (`kill -9`)",
+    "the limit holds: at most burst + rate x time by both; no request fails at the other",
 )
-def test_replica_killed(measured: Measured, form: Form, login: Login, service: ServiceProcess, replicas: list[ProcessGateway]) -> None:
-    """G4, L1, O6."""
-    measured.under(f"2 replicas on one Redis, {RATE} requests/s to both on a limit of 10/s with burst 20, leases of {LEASE_SECONDS:.0f} s")
+def test_limit_holds_when_a_replica_is_killed(measured: Measured, form: Form, login: Login, replicas: list[ProcessGateway]) -> None:
+    """G4, L1."""
+    measured.under(f"2 replicas on one Redis, {RATE} requests/s to both on a limit of 10/s with burst 20")
     dead, alive = replicas
-    slow = [Ask(dead.url, "/parallel/slow-30", login.bearer("bob"))]
     with (
         Load(asks(replicas, login.bearer("alice"), "/scarce"), RATE) as load,
         Load(asks([alive], login.bearer("carol"), "/limited"), RATE / 2) as untouched,
-        Load(slow * 2, 10, 0.2),
     ):
         wait_until(lambda: len(load.replies) > RATE, "load")
-        wait_until(lambda: alive.request("GET", "/parallel/x", headers=login.bearer("bob")).status_code == 429, "both leases to be taken")
         dead.process.kill()
         killed_at = time.monotonic()
-        wait_until(lambda: alive.request("GET", "/parallel/x", headers=login.bearer("bob")).status_code == 200, "the leases to end", 10)
-        healed_at = time.monotonic()
         wait_until(lambda: bool(load.since(killed_at + form.seconds(1.5, 10))), "load without it", 20)
     scarce = [reply for reply in load.replies if reply.url == alive.url]
     took = max(reply.ended_at for reply in load.replies) - load.replies[0].sent_at
@@ -76,13 +68,9 @@ def test_replica_killed(measured: Measured, form: Form, login: Login, service: S
     measured("of", len(untouched.replies), "requests")
     measured("admitted by the limit", statuses(load.replies)[200], "requests")
     measured("allowed", 20 + 10 * took + 1, "requests")
-    measured("leases ended after", healed_at - killed_at, "s")
     assert statuses(untouched.replies) == {200: len(untouched.replies)}
     assert set(statuses(scarce)) <= {200, 429}
     assert statuses(load.replies)[200] <= 20 + 10 * took + 1
-    assert healed_at - killed_at < LEASE_SECONDS + 1.5
-    numbers = [record["seq"] for record in dead.records()]
-    assert all(later == earlier + 1 for earlier, later in pairwise(numbers)), "whole up to the cut"
     assert_quiet(alive)
 
 
