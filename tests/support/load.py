@@ -154,6 +154,18 @@ async def offer(asks: Callable[[int], Ask], rate: float, seconds: float, replies
     sender.close()
 
 
+def at_once(asks: Iterable[Ask]) -> list[Reply]:
+    """The replies to requests of one instant."""
+
+    async def main() -> list[Reply]:
+        sender = Sender()
+        replies = await asyncio.gather(*map(sender.ask, asks))
+        sender.close()
+        return replies
+
+    return asyncio.run(main())
+
+
 class Load:
     """Load from a thread, for the length of a block, while the test makes its fault.
 

@@ -17,7 +17,7 @@ from tests.support.whole_gateway import ProcessGateway
 __all__ = ["form", "login", "measured"]
 
 #: Cases that only our own gateways can be asked: they kill processes and look into the store.
-collect_ignore = ["test_ours.py", "test_judgement.py"] if named_subject() else []
+collect_ignore = ["test_ours.py", "test_shards_and_shares.py", "test_judgement.py"] if named_subject() else []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
@@ -23,7 +22,7 @@ from tests.conformance.limits.subject import document, server_url
 from tests.conformance.limits.trial import L1_SECONDS
 from tests.support.fault_scene import SLACK_SECONDS, assert_only_store_refusals
 from tests.support.faults import Measured, fault
-from tests.support.load import Ask, Load, Reply, Sender, percentile, statuses
+from tests.support.load import Ask, Load, at_once, percentile, statuses
 from tests.support.plain_service import ServiceProcess, service_process
 from tests.support.redis_server import RedisServer, any_server, redis_server, wait_until
 from tests.support.skewed_clock import skewed_clock
@@ -83,18 +82,6 @@ def replicas(
             stack.callback(gateway.kill)
             started.append(gateway)
         yield [gateway.wait_until_listening() for gateway in started]
-
-
-def at_once(asks: list[Ask]) -> list[Reply]:
-    """The replies to requests of one instant."""
-
-    async def main() -> list[Reply]:
-        sender = Sender()
-        replies = await asyncio.gather(*map(sender.ask, asks))
-        sender.close()
-        return replies
-
-    return asyncio.run(main())
 
 
 def one_client(gateways: list[ProcessGateway], path: str, count: int) -> list[Ask]:
