@@ -41,13 +41,17 @@ local function versioned(document, version) return '{"version":' .. whole(versio
 
 -- Before anything else is written, on purpose: a script that has begun to write may go on when the server's memory is full, and of all
 -- writes these should.
+-- The name of the history stays, however old what it was last settled with: without it all replicas would take everything for lost.
 local function forget_expired()
+  local history = redis.call('GET', KEYS[4])
+  local settled_until = history and redis.call('ZSCORE', KEYS[1], history)
   local expired = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, FORGOTTEN_A_CALL)
   for i = 1, #expired do
     redis.call('HDEL', KEYS[2], expired[i])
     redis.call('ZREM', KEYS[3], expired[i])
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now))
+  if settled_until then redis.call('ZADD', KEYS[1], settled_until, history) end
 end
 
 local function put(entry, document, expiry, removed)
