@@ -29,6 +29,7 @@ from gateway.admission.ladder import Ladder
 from gateway.admission.revocation import Revocations
 from gateway.admission.together import Together
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.failures import FailureLimits
 from gateway.client import ServiceTransport, service_client
 from gateway.deadlines import Deadlines
 from gateway.errors import ConfigError
@@ -155,6 +156,7 @@ class Runtime:
             when_unavailable=settings.state.when_unavailable,
             told=self.telemetry.metrics.outage,
         )
+        self.failures = FailureLimits(self.admission)
         self.authenticator = Authenticator(settings.authentication, self.http, store.client)
         self.revocations = Revocations(
             store,
@@ -380,7 +382,15 @@ class Runtime:
                 await generation.authenticator.close()
 
     def _draft(self, settings: Settings, published: tuple[Route, ...] = ()) -> Draft:
-        surroundings = Surroundings(self.admission.plan, self.ladder.gate, self.ladder, self.telemetry.tracer, self.telemetry, self.streams)
+        surroundings = Surroundings(
+            self.admission.plan,
+            self.ladder.gate,
+            self.failures.against,
+            self.ladder,
+            self.telemetry.tracer,
+            self.telemetry,
+            self.streams,
+        )
         try:
             return Draft(settings, published, surroundings)
         except ConfigError:

@@ -43,7 +43,9 @@ def development_settings(settings: Settings) -> Settings:
         file=sys.stderr,
         flush=True,
     )
-    return replace(settings, authentication=replace(settings.authentication, issuers=(issuer.issuer,)))
+    return replace(
+        settings, authentication=replace(settings.authentication, issuers=(replace(issuer.issuer, fips=settings.authentication.fips),))
+    )
 
 
 def scopes_of(settings: Settings) -> list[str]:

@@ -17,9 +17,9 @@ from gateway.cors import compile_cors
 from gateway.errors import ConfigError
 from gateway.headers import FieldTable
 from gateway.peer import TrustedProxies
-from gateway.pipeline import Admission, Observer, Pipeline, TraceStarter
+from gateway.pipeline import Admission, FailedAuthentications, Observer, Pipeline, TraceStarter
 from gateway.plan import RoutePlan, request_shape
-from gateway.route import Route, Service
+from gateway.route import Limit, Route, Service
 from gateway.router import EVERY_METHOD, Router
 from gateway.settings import Settings
 from gateway.streams import Streams
@@ -37,12 +37,14 @@ class Surroundings:
     Args:
         plan: compiles the limits of a route. Raises ConfigError.
         gate: how requests of a route are admitted.
+        failures: what counts failed authentications against a limit. Raises ConfigError.
         admission, tracer, observer: as the pipeline wants them.
         streams: knows the exchanges that last.
     """
 
     plan: Callable[[Route], AdmissionPlan]
     gate: Callable[[Route, AdmissionPlan], Gate]
+    failures: Callable[[Limit | None], FailedAuthentications]
     admission: Admission
     tracer: TraceStarter
     observer: Observer
@@ -91,6 +93,7 @@ class Draft:
             name: request_shape(Route(name=f"client:{name}", path="/", target=name), service) for name, service in settings.services.items()
         }
         self._proxies = TrustedProxies(settings.server.trusted_proxies)
+        self._failures = surroundings.failures(settings.authentication.failures)
 
     def finish(self, number: int, authenticator: Authenticator, make_forwarder: MakeForwarder) -> Generation:
         """The generation, once discovery knows its services."""
@@ -120,6 +123,7 @@ class Draft:
             fields=FieldTable((api_key_header,) if api_key_header else ()),
             tracer=self._surroundings.tracer,
             authenticator=authenticator,
+            failures=self._failures,
             admission=self._surroundings.admission,
             observer=self._surroundings.observer,
             api_key_header=api_key_header,

@@ -12,6 +12,7 @@ from random import getrandbits
 from typing import Protocol
 
 from gateway.admission.verdict import Verdict
+from gateway.auth.failures import NO_FAILURE_LIMIT
 from gateway.auth.principal import Principal
 from gateway.cors import PREFLIGHT_STATUS
 from gateway.errors import (
@@ -46,6 +47,9 @@ MAXIMUM_TARGET_BYTES = 256
 CLIENT_GONE_STATUS = 499
 
 _NONE: list[bytes] = []
+#: The values of Authorization and of the API key field.
+Credentials = tuple[bytes | None, bytes | None]
+NO_CREDENTIALS: Credentials = (None, None)
 
 
 class Authenticator(Protocol):
@@ -63,6 +67,16 @@ class Admission(Protocol):
 
     def release(self, verdict: Verdict) -> None:
         """Give leases back."""
+
+
+class FailedAuthentications(Protocol):
+    """Keeps those out who fail to prove anything again and again."""
+
+    def check(self, exchange: Exchange) -> None:
+        """Raises RateLimited when the client is not worth a try now."""
+
+    async def count(self, exchange: Exchange) -> None:
+        """The client has failed. Raises RateLimited when that was once too often."""
 
 
 class RouteTable(Protocol):
@@ -103,6 +117,7 @@ class Pipeline:
     Args:
         routes: the compiled table.
         fields: sorts request fields.
+        failures: counts failed authentications.
         api_key_header: lower-case name of the field that carries API keys; empty when there are none.
         max_in_flight: exchanges at once; more are refused with 503 `overloaded`.
         generation: number of this configuration.
@@ -116,6 +131,7 @@ class Pipeline:
         fields: FieldTable,
         tracer: TraceStarter,
         authenticator: Authenticator,
+        failures: FailedAuthentications = NO_FAILURE_LIMIT,
         admission: Admission,
         observer: Observer,
         api_key_header: bytes = b"",
@@ -127,6 +143,7 @@ class Pipeline:
         self._fields = fields
         self._tracer = tracer
         self._authenticator = authenticator
+        self._failures = failures
         self._admission = admission
         self._observer = observer
         self._api_key_header = api_key_header
@@ -318,12 +335,20 @@ class Pipeline:
         return principal is not None
 
     async def _authenticate(self, exchange: Exchange, plan: RoutePlan) -> None:
-        principal = await self._authenticator.authenticate(*self._credentials(exchange.fields))
+        """Verify what is not known, unless the client has brought too much that does not hold (SPEC A8)."""
+        credentials = self._credentials(exchange.fields)
+        if credentials != NO_CREDENTIALS:
+            self._failures.check(exchange)
+        try:
+            principal = await self._authenticator.authenticate(*credentials)
+        except Unauthorized:
+            await self._failures.count(exchange)
+            raise
         if principal is None and plan.required:
             raise Unauthorized()
         exchange.principal = exchange.observation.principal = principal
 
-    def _credentials(self, fields: RequestFields) -> tuple[bytes | None, bytes | None]:
+    def _credentials(self, fields: RequestFields) -> Credentials:
         """The values of Authorization and of the API key field."""
         found = fields.found
         return found.get(b"authorization"), found.get(self._api_key_header) if self._api_key_header else None
@@ -344,7 +369,6 @@ class Pipeline:
         if verdict.revoked:
             exchange.limit_lines = b""
             raise Unauthorized("The token has been revoked.", code="token_revoked", reason=f"revoked_{verdict.revoked}")
-        observation.limited = verdict.violated
         raise RateLimited(verdict.violated, [(b"retry-after", b"%d" % verdict.retry_after_seconds)])
 
     # Telling
@@ -358,6 +382,8 @@ class Pipeline:
             return
         observation.code = error.code
         observation.reason = error.reason
+        if isinstance(error, RateLimited):
+            observation.limited = error.policies
         observation.denied = _is_denial(error, serving)
         if exchange.response_started:
             exchange.cut()

@@ -108,6 +108,10 @@ class StateSettings:
         return self.url.partition("://")[0].endswith("+cluster")
 
 
+#: FIPS 186-5 and FIPS 198-1 with the hashes of FIPS 180-4. EdDSA is in FIPS 186-5 too, but few validated modules offer it.
+FIPS_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimNames:
     """Where an issuer puts things: a claim name or a dotted path into nested objects."""
@@ -132,6 +136,7 @@ class Issuer:
         discovery: take `jwks_uri` from `issuer`/.well-known/openid-configuration.
         leeway, maximum_lifetime: seconds; `maximum_lifetime` 0 for no bound.
         development_key_file: private key of a development issuer, which `gateway token` may sign with.
+        fips: only algorithms and keys of the FIPS-approved set.
     """
 
     name: str
@@ -148,6 +153,7 @@ class Issuer:
     maximum_lifetime: float = 0.0
     claims: ClaimNames = ClaimNames()
     development_key_file: str = ""
+    fips: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +173,24 @@ class ApiKeys:
     header: str = "x-api-key"
 
 
+#: SPEC A8. The name stands in records, metrics and answers.
+FAILURES = Limit(name="authentication.failures", kind="gcra", count=100, period_us=60_000_000, key=("client_ip",))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationSettings:
-    """Who may prove what. With no issuer and no introspection a development issuer is made at start (not in production)."""
+    """Who may prove what. With no issuer and no introspection a development issuer is made at start (not in production).
+
+    Args:
+        failures: how often a client may fail to prove anything; None for as often as it likes.
+        fips: only what FIPS 140 approves; each issuer has the same mark.
+    """
 
     issuers: tuple[Issuer, ...] = ()
     introspection: Introspection | None = None
+    failures: Limit | None = FAILURES
     api_keys: ApiKeys | None = None
+    fips: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

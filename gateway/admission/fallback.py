@@ -91,6 +91,10 @@ class RatePortion:
     def left(self, state: State) -> int:
         return max(0, floor(self.capacity - self._used_us(state) / self._interval_us + _ROUNDING))
 
+    def fill(self, state: State, wait_us: float) -> None:
+        """Counts as many events as it takes until the next one has to wait so long."""
+        state[0] = max(state[0], self._clock() + wait_us + (self.capacity - 1) * self._interval_us)
+
     def _used_us(self, state: State) -> float:
         return max(0.0, state[0] - self._clock())
 
@@ -173,6 +177,10 @@ class Counters:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def known(self, key: bytes) -> State | None:
+        """The state of a key that was used before."""
+        return self._states.get(key)
 
     def state(self, key: bytes, kind: Portion) -> State:
         """The state of a key."""

@@ -43,6 +43,7 @@ MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
 #: FIPS 186-5 allows exponents up to 256 bits; every key in use has 65537, and a longer one costs verification time.
 _MAX_RSA_EXPONENT_BITS = 33
+_FIPS_RSA_EXPONENT_ABOVE = 2**16
 #: A set with more keys than this is no set of signing keys in rotation.
 MAX_KEYS = 100
 #: How many keys a token without `kid` may be tried on.
@@ -142,10 +143,11 @@ def secret_key(secret: bytes, algorithm: str) -> VerificationKey:
     return VerificationKey(None, algorithm, sha256(b"secret\0" + secret).digest(), scheme, prepared)
 
 
-def read_key_set(document: bytes, algorithms: Sequence[str]) -> tuple[KeySet, tuple[DroppedKey, ...]]:
+def read_key_set(document: bytes, algorithms: Sequence[str], *, fips: bool = False) -> tuple[KeySet, tuple[DroppedKey, ...]]:
     """Keys of a JWK Set that an issuer with these algorithms may sign with, and those that it may not.
 
-    A key without `alg` is bound to the first of `algorithms` that fits its type.
+    A key without `alg` is bound to the first of `algorithms` that fits its type. With `fips`, keys outside of the approved ranges count as
+    weak.
 
     Raises:
         ValueError: the document is no JWK Set.
@@ -157,13 +159,13 @@ def read_key_set(document: bytes, algorithms: Sequence[str]) -> tuple[KeySet, tu
     dropped: list[DroppedKey] = []
     for position, member in enumerate(members):
         try:
-            keys.append(_read_key(member, algorithms))
+            keys.append(_read_key(member, algorithms, fips=fips))
         except ValueError as exc:
             dropped.append(DroppedKey(position, str(exc), isinstance(exc, WeakKey)))
     return KeySet(keys), tuple(dropped)
 
 
-def _read_key(member: object, algorithms: Sequence[str]) -> VerificationKey:
+def _read_key(member: object, algorithms: Sequence[str], *, fips: bool) -> VerificationKey:
     if not isinstance(member, dict):
         raise ValueError("not an object")
     _check_purpose(member)
@@ -173,6 +175,8 @@ def _read_key(member: object, algorithms: Sequence[str]) -> VerificationKey:
     algorithm = _bind(member, algorithms)
     scheme = jwt.get_algorithm_by_name(algorithm)
     key = _load(scheme, member)
+    if fips and isinstance(key, RSAPublicKey):
+        _check_approved(key)
     public = [key_id, algorithm, *(member.get(name) for name in _PUBLIC_MEMBERS)]
     return VerificationKey(key_id, algorithm, sha256(json.dumps(public).encode()).digest(), scheme, key)
 
@@ -216,3 +220,12 @@ def _check_rsa(key: RSAPublicKey) -> None:
         raise ValueError(f"RSA key of {key.key_size} bits, at most {MAX_RSA_BITS} are allowed")
     if key.public_numbers().e.bit_length() > _MAX_RSA_EXPONENT_BITS:
         raise ValueError("its RSA exponent is too long")
+
+
+def _check_approved(key: RSAPublicKey) -> None:
+    """FIPS 186-5 section 5.1: an odd exponent above 2^16, a modulus of an even number of bits."""
+    exponent = key.public_numbers().e
+    if exponent <= _FIPS_RSA_EXPONENT_ABOVE or not exponent % 2 or key.key_size % 2:
+        raise WeakKey(
+            f"RSA key of {key.key_size} bits with the exponent {exponent}: FIPS 186-5 wants an even size and an odd exponent above 2^16"
+        )

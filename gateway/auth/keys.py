@@ -25,7 +25,7 @@ from gateway.auth.fetch import MAX_DOCUMENT_BYTES, FetchError, fetch
 from gateway.auth.jwk import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, DroppedKey, KeySet, WeakKey, read_key_set, secret_key
 from gateway.auth.strict_json import loads_object
 from gateway.errors import ConfigError
-from gateway.settings import Issuer
+from gateway.settings import FIPS_ALGORITHMS, Issuer
 
 log = logging.getLogger("gateway.auth")
 
@@ -149,7 +149,7 @@ class FileKeys:
     async def _reload(self) -> None:
         try:
             document = await asyncio.to_thread(_read_bounded, self._path)
-            keys, dropped = read_key_set(document, self._issuer.algorithms)
+            keys, dropped = read_key_set(document, self._issuer.algorithms, fips=self._issuer.fips)
         except (OSError, ValueError) as exc:
             log.warning("issuer %s: the changed jwks_file is not usable, the keys before it stay (%s)", self._issuer.name, exc)
             return
@@ -259,7 +259,7 @@ class RemoteKeys:
     async def _fetch(self) -> None:
         try:
             document = await fetch(self._http, await self._locate(), timeout_seconds=self._timings.timeout)
-            keys, dropped = read_key_set(document, self._issuer.algorithms)
+            keys, dropped = read_key_set(document, self._issuer.algorithms, fips=self._issuer.fips)
         except (FetchError, ValueError) as exc:
             self._failed(str(exc))
             return
@@ -337,6 +337,8 @@ def check_algorithms(issuer: Issuer) -> None:
         raise ConfigError(
             f"{where}: exactly one of jwks_url, jwks_file, secret_file and discovery is needed, given: {', '.join(sources) or 'none'}"
         )
+    if issuer.fips and (banned := sorted(named - set(FIPS_ALGORITHMS))):
+        raise ConfigError(f"{where}: algorithms: {', '.join(banned)} is not in the FIPS-approved set: {', '.join(FIPS_ALGORITHMS)}")
     # With both kinds on one issuer a public key could be taken for a secret (RFC 8725 section 2.1).
     if named & SYMMETRIC_ALGORITHMS and named & ASYMMETRIC_ALGORITHMS:
         raise ConfigError(f"{where}: algorithms: HS* can't be used together with others")
@@ -351,7 +353,7 @@ def local_key_set(document: bytes, issuer: Issuer, what: str) -> KeySet:
         ConfigError: no JWK Set, no usable key, or a key that is weak or private.
     """
     try:
-        keys, dropped = read_key_set(document, issuer.algorithms)
+        keys, dropped = read_key_set(document, issuer.algorithms, fips=issuer.fips)
     except ValueError as exc:
         raise ConfigError(f"issuer {issuer.name!r}: {what} is not a JWK Set: {exc}") from exc
     if not len(keys) or any(key.weak for key in dropped):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import gateway.config.models as models
+from gateway.admission.limits import validated
 from gateway.config.files import Files
 from gateway.config.problems import KeyPath, Report, shown
-from gateway.settings import ApiKeys, AuthenticationSettings, ClaimNames, Introspection, Issuer
+from gateway.errors import ConfigError
+from gateway.route import Limit
+from gateway.settings import FAILURES, FIPS_ALGORITHMS, ApiKeys, AuthenticationSettings, ClaimNames, Introspection, Issuer
 
 PATH: KeyPath = ("authentication",)
 KEY_SOURCES = ("jwks_url", "jwks_file", "secret_file", "discovery")
@@ -20,22 +24,38 @@ def authentication(
     section: models.AuthenticationSection, issuers: Mapping[int, models.Issuer], report: Report, files: Files
 ) -> AuthenticationSettings:
     """Settings from the sections; problems go into the report."""
-    built = {index: _issuer(issuer, (*PATH, "issuers", index), report, files) for index, issuer in issuers.items()}
+    built = {index: _issuer(issuer, (*PATH, "issuers", index), report, files, fips=section.fips) for index, issuer in issuers.items()}
     _check_unique(built, "name", report)
     _check_unique(built, "issuer", report)
     return AuthenticationSettings(
         issuers=tuple(built.values()),
         introspection=_introspection(section.introspection, files) if section.introspection is not None else None,
+        failures=_failures(section.failures, report),
         api_keys=ApiKeys(header=section.api_keys.header) if section.api_keys is not None else None,
+        fips=section.fips,
     )
 
 
-def _issuer(section: models.Issuer, path: KeyPath, report: Report, files: Files) -> Issuer:
+def _failures(section: str | models.Failures, report: Report) -> Limit | None:
+    if isinstance(section, str):
+        return None
+    count, period_us = section.rate
+    try:
+        # Compared with what others have, a burst that is left to its default must look so.
+        return replace(validated(replace(FAILURES, count=count, period_us=period_us), "authentication.failures"), burst=0)
+    except ConfigError as error:
+        report.add((*PATH, "failures", "rate"), str(error).removeprefix("authentication.failures: "))
+        return None
+
+
+def _issuer(section: models.Issuer, path: KeyPath, report: Report, files: Files, *, fips: bool) -> Issuer:
     sources = [key for key in KEY_SOURCES if getattr(section, key)]
     if len(sources) != 1:
         report.add(path, f"the issuer has {' and '.join(sources) or 'no source of keys'}", f"exactly one of {', '.join(KEY_SOURCES)}")
     algorithms = tuple(section.algorithms) or (("HS256",) if section.secret_file else ("RS256",))
     _check_algorithms(algorithms, section, path, report)
+    if fips:
+        _check_approved(algorithms, path, report)
     if section.discovery and not section.issuer.startswith(("https://", "http://")):
         report.add(
             (*path, "discovery"), f"the issuer {shown(section.issuer)} is not a URL", "an https:// issuer, or another source of keys"
@@ -56,7 +76,14 @@ def _issuer(section: models.Issuer, path: KeyPath, report: Report, files: Files)
         maximum_lifetime=section.maximum_lifetime,
         claims=ClaimNames(**section.claims.model_dump()),
         development_key_file=files.path(section.development_key_file, (*path, "development_key_file")),
+        fips=fips,
     )
+
+
+def _check_approved(algorithms: tuple[str, ...], path: KeyPath, report: Report) -> None:
+    for name in algorithms:
+        if name not in FIPS_ALGORITHMS:
+            report.add((*path, "algorithms"), f"{name} is not in the FIPS-approved set of authentication.fips", ", ".join(FIPS_ALGORITHMS))
 
 
 def _check_algorithms(algorithms: tuple[str, ...], section: models.Issuer, path: KeyPath, report: Report) -> None:

@@ -37,7 +37,7 @@ def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS
     Args:
         grace_seconds: what the platform gives a process between telling it to end and killing it.
     """
-    general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _issuers, _services, _audit]
+    general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _failures, _issuers, _services, _audit]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
     found += [Problem(settings.source, 0, 0, *caution) for caution in _drain(settings, grace_seconds)]
     return found + [
@@ -129,6 +129,11 @@ def _consul(settings: Settings) -> Iterator[_Caution]:
             f"Consul closes connections of one client beyond {CONSUL_CONNECTIONS_PER_CLIENT}, unless it is configured otherwise",
             f"limits.http_max_conns_per_client in the agent's configuration, greater by {CONSUL_MARGIN}",
         )
+
+
+def _failures(settings: Settings) -> Iterator[_Caution]:
+    if settings.authentication.failures is None:
+        yield "authentication.failures", "anybody may try credentials, and have them verified, as fast as he can", "{rate: 100/minute}"
 
 
 def _issuers(settings: Settings) -> Iterator[_Caution]:

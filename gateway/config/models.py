@@ -270,14 +270,27 @@ class ApiKeys(Section):
     store: Annotated[Literal["state"], OneOf(("state",))] = Field(default="state", description="Where the keys' hashes are.")
 
 
+class Failures(Section):
+    """How often a client may fail to prove anything."""
+
+    rate: Annotated[tuple[int, int], Rate()] = Field(
+        default="100/minute", validate_default=True, description="Failures in a period; that many at once, too."
+    )
+    key: Annotated[Literal["client_ip"], OneOf(("client_ip",))] = Field(
+        default="client_ip", description="What is counted apart: addresses of clients, /64 networks of IPv6."
+    )
+
+
 class AuthenticationSection(Section):
     """Who may prove what."""
 
     issuers: list[Issuer] = Field(default=[], description="Trusted token issuers.")
     introspection: Introspection | None = Field(default=None, description="Opaque tokens.")
-    failures: Annotated[Any, NotYet(("off",))] = Field(default="off", description="Limit on failed authentications. Not available yet.")
+    failures: Annotated[
+        Annotated[str, OneOf(("off",), also="{rate: 100/minute}"), Tag("text")] | Annotated[Failures, Tag("mapping")], EITHER
+    ] = Field(default=Failures(), description="Limit on failed authentications; off for none.")
     api_keys: ApiKeys | None = Field(default=None, description="API keys; off when not given.")
-    fips: Annotated[Any, NotYet((False,))] = Field(default=False, description="FIPS-approved algorithms only. Not available yet.")
+    fips: Bool = Field(default=False, description="Whether only FIPS-approved algorithms and keys are accepted.")
 
 
 class ConsulService(Section):

@@ -40,7 +40,7 @@ def _tidy_default(node: dict[str, Any]) -> None:
     """Defaults as the file would say them; a section has those of its keys."""
     if "default" not in node:
         return
-    if node["default"] is None or "$ref" in node:
+    if node["default"] is None or "$ref" in node or (isinstance(node["default"], dict) and node["default"]):
         del node["default"]
     elif DURATION_PATTERN in (node.get("pattern"), *(choice.get("pattern") for choice in node.get("anyOf", []))):
         node["default"] = duration_text(node["default"])

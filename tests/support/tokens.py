@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -104,6 +105,14 @@ def token(payload: Mapping[str, Any] | None = None, key: Any = None, **header: A
     members = {name: value for name, value in members.items() if value is not ...}
     body = claims() if payload is None else payload
     return raw_token(json.dumps(members).encode(), json.dumps(body).encode(), key)
+
+
+def secret_file(directory: Path, secret: str) -> str:
+    """A file with a shared secret, in a directory that is made for it."""
+    directory.mkdir(exist_ok=True)
+    file = directory / "secret"
+    file.write_text(secret)
+    return str(file)
 
 
 def issuer(**changes: Any) -> Issuer:

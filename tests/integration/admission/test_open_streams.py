@@ -18,6 +18,7 @@ from gateway.admission.revocation import Revocation
 from tests.support.gateway_process import ADAPTERS, Adapter, Client, RunningGateway, run, serving
 from tests.support.recording_upstream import Link, recording_upstream
 from tests.support.redis_server import redis_server, until
+from tests.support.tokens import secret_file
 
 both = pytest.mark.parametrize("adapter", ADAPTERS)
 #: What the test's own issuer signs with.
@@ -57,18 +58,10 @@ async def events(scope: Any, receive: Any, send: Any) -> None:
                 message = await receive()
 
 
-def secret_in(directory: Path) -> str:
-    """A file with the secret, in a directory that is made for it."""
-    directory.mkdir(exist_ok=True)
-    file = directory / "secret"
-    file.write_text(SECRET)
-    return str(file)
-
-
 @asynccontextmanager
 async def gateway(directory: Path, store: str, upstream: str, adapter: Adapter = "wire") -> AsyncIterator[RunningGateway]:
     """A gateway with a streaming service, a streaming application, and a public route to the service."""
-    issuer = {"name": "i", "issuer": "https://i", "audience": ["a"], "algorithms": ["HS256"], "secret_file": secret_in(directory)}
+    issuer = {"name": "i", "issuer": "https://i", "audience": ["a"], "algorithms": ["HS256"], "secret_file": secret_file(directory, SECRET)}
     app = BackendAPIGateway(
         state={"url": store, "budget": "2s"},
         audit={"sink": [f"file:{directory / 'audit.jsonl'}"]},

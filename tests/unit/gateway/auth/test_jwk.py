@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from gateway.auth.jwk import KeySet, WeakKey, read_key_set, secret_key
-from tests.support.tokens import SECRET, ec_key, ed_key, jwk, jwks, private_key_for, rsa_key
+from tests.support.tokens import SECRET, b64, ec_key, ed_key, jwk, jwks, private_key_for, rsa_key
 
 EVERY = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
@@ -156,3 +156,21 @@ def test_fingerprints_tell_names_and_algorithms_apart() -> None:
 def test_no_key_material_in_a_repr() -> None:
     """O4: secrets show nowhere."""
     assert SECRET.decode() not in repr(secret_key(SECRET, "HS256"))
+
+
+@pytest.mark.parametrize(("exponent", "usable"), [(3, False), (17, False), (65_536, False), (65_537, True)])
+def test_an_exponent_outside_of_the_approved_range_is_weak(exponent: int, usable: bool) -> None:
+    """A9, S-32a: FIPS 186-5 section 5.1; without `fips` a small odd exponent is used as it is."""
+    document = jwks(jwk(rsa_key(), kid="k1", e=b64(exponent.to_bytes(3)).decode()))
+    approved, dropped = read_key_set(document, ("RS256",), fips=True)
+    assert (len(approved), len(dropped)) == ((1, 0) if usable else (0, 1))
+    assert len(read_key_set(document, ("RS256",))[0]) == exponent % 2
+
+
+@pytest.mark.parametrize("bits", [1024, 1536, 2047])
+def test_an_rsa_key_below_strength_is_refused_with_and_without_fips(bits: int) -> None:
+    """A9, S-32a: whatever the mode, a key set's key of less than 2048 bits verifies nothing."""
+    document = jwks(jwk(rsa_key(bits), kid="k1"))
+    for fips in (True, False):
+        keys, dropped = read_key_set(document, ("RS256", "PS256"), fips=fips)
+        assert (len(keys), [key.weak for key in dropped]) == (0, [True])

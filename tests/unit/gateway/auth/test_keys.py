@@ -375,6 +375,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "discovery of a name": ({"jwks": b"", "discovery": True, "issuer": "login"}, "not an http or https URL"),
     "weak key in the settings": ({"jwks": jwks(FIRST, jwk(rsa_key(1024), kid="w"))}, "RSA key of 1024 bits"),
     "private key in the settings": ({"jwks": jwks({**FIRST, "d": "AQAB"})}, "private members"),
+    "EdDSA under FIPS": ({"algorithms": ("EdDSA",), "fips": True}, "EdDSA is not in the FIPS-approved set: RS256, "),
+    "exponent 3 under FIPS": ({"jwks": jwks({**FIRST, "e": "Aw"}), "fips": True}, "wants an even size and an odd exponent above 2^16"),
+    "short secret under FIPS": (
+        {"jwks": b"", "secret": b"0123456789abcdef", "algorithms": ("HS256",), "fips": True},
+        "16 bytes, HS256 needs at least 32",
+    ),
     "no key in the settings": ({"jwks": b'{"keys":[]}'}, "it has no keys"),
     "garbage in the settings": ({"jwks": b"{"}, "not a JWK Set"),
 }
@@ -382,7 +388,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_settings_that_are_not_safe_fail_the_start(changes: dict[str, Any], message: str) -> None:
-    """A1, S-22, S-32a: told at start, with the value and what is allowed."""
+    """A1, A9, S-22, S-32a: told at start, with the value and what is allowed."""
     with pytest.raises(ConfigError, match="issuer 'login'") as caught:
         asyncio.run(_source(issuer(**changes)))
     assert message in str(caught.value)

@@ -14,6 +14,7 @@ from discovery.instance import Balance, ConsulAgent, ConsulQuery, Instance
 from gateway.config import ConfigProblems, build_limit, build_route, build_service, load, load_text, settings_from_mapping
 from gateway.route import Cors, HeaderRules, Limit, Local, Route, Service, Timeouts, UpstreamTLS
 from gateway.settings import (
+    FAILURES,
     AccessLogSettings,
     AdminSettings,
     ApiKeys,
@@ -64,7 +65,8 @@ authentication:
       audience: [hms]
       secret_file: hmac-secret
   introspection: {url: "https://login.example.gov/introspect", client_id: gw, client_secret_file: client-secret, cache: 15s}
-  failures: off
+  failures: {rate: 30/minute, key: client_ip}
+  fips: true
   api_keys: {header: X-API-Key, store: state}
 services:
   patients:
@@ -142,14 +144,22 @@ EXPECTED = Settings(
                 leeway=10.0,
                 required_claims=("exp", "iat"),
                 maximum_lifetime=43_200.0,
+                fips=True,
                 claims=ClaimNames(scope="scp", roles="realm_access.roles"),
             ),
             Issuer(
-                name="batch.example.gov", issuer="https://batch.example.gov", audience=("hms",), algorithms=("HS256",), secret=HMAC_SECRET
+                name="batch.example.gov",
+                issuer="https://batch.example.gov",
+                audience=("hms",),
+                algorithms=("HS256",),
+                secret=HMAC_SECRET,
+                fips=True,
             ),
         ),
         introspection=Introspection(url="https://login.example.gov/introspect", client_id="gw", client_secret="client-secret", cache=15.0),
+        failures=Limit(name="authentication.failures", kind="gcra", count=30, period_us=60_000_000, key=("client_ip",)),
         api_keys=ApiKeys(header="x-api-key"),
+        fips=True,
     ),
     services={
         "patients": Service(
@@ -194,7 +204,7 @@ EXPECTED = Settings(
             request_headers=HeaderRules(set={"x-source": "gateway"}, remove=("x-debug",)),
             response_headers=HeaderRules(remove=("server",)),
             audit_path_params=("id",),
-            line="gateway.yaml:49",
+            line="gateway.yaml:50",
         ),
         Route(
             name="claims-rest",
@@ -203,7 +213,7 @@ EXPECTED = Settings(
             strip_prefix="/claims",
             add_prefix="/v2",
             limits=(TEN_A_SECOND,),
-            line="gateway.yaml:72",
+            line="gateway.yaml:73",
         ),
     ),
     telemetry=TelemetrySettings(
@@ -257,9 +267,15 @@ def test_empty_sections_have_the_defaults_too() -> None:
     assert load_text(text, {}) == Settings(source="gateway.yaml")
 
 
+def test_failed_authentications_are_limited_unless_that_is_off() -> None:
+    """A8: 100 a minute when nothing is said."""
+    assert load_text("version: 1\nauthentication: {failures: {}}", {}).authentication.failures == FAILURES
+    assert load_text("version: 1\nauthentication: {failures: off}", {}).authentication.failures is None
+
+
 def test_values_of_today_are_accepted_for_keys_of_tomorrow() -> None:
     text = (
-        "version: 1\nstate: {shards: 1, when_unavailable: closed}\nauthentication: {failures: off, fips: false}\n"
+        "version: 1\nstate: {shards: 1, when_unavailable: closed}\nauthentication: {fips: false}\n"
         "discovery: {consul: {publish_routes: false}}\ntelemetry: {metrics: {otlp: false}}\naudit: {chain: false, when_full: block}"
     )
     assert load_text(text, {}).consul == ConsulAgent()
