@@ -37,9 +37,10 @@ class Relay:
         self.drop()
 
     def heal(self) -> None:
-        """Lets everything through again, on new connections."""
-        self._cut = self.silent = False
-        self.drop()
+        """Lets everything through again; what was silent goes on with new connections."""
+        if self._cut or self.silent:
+            self._cut = self.silent = False
+            self.drop()
 
     def drop(self) -> None:
         """Ends every connection."""

@@ -196,10 +196,14 @@ def test_entries_leave_mirror_and_store_when_they_end(server: RedisServer) -> No
     run(main())
 
 
-def test_replicas_know_of_each_other(server: RedisServer) -> None:
+def test_replicas_know_of_each_other() -> None:
     """L11: heartbeats tell how many replicas live and which of them one is; who leaves is counted out."""
 
     async def main() -> None:
+        with redis_server("valkey") as server:
+            await look(server)
+
+    async def look(server: RedisServer) -> None:
         async with replica(server.url, "replica-b") as second:
             async with replica(server.url, "replica-a") as first:
                 await until(lambda: second.together.heartbeat.live == ("replica-a", "replica-b"), "the other one")
