@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.options import EXISTING_FILE, FOUND_A_PROBLEM
+from gateway.cli.options import EXISTING_FILE, FOUND_A_PROBLEM, GRACE_VARIABLE
 
 if TYPE_CHECKING:
     from gateway.route import Limit, Route
@@ -29,7 +29,7 @@ _COLUMNS = ("ROUTE", "METHODS", "HOSTS", "PATH", "TARGET", "AUTHENTICATION", "NE
 @click.option(
     "--grace-period",
     metavar="DURATION",
-    envvar="GATEWAY_GRACE_PERIOD",
+    envvar=GRACE_VARIABLE,
     default="90s",
     show_default=True,
     show_envvar=True,
@@ -38,11 +38,11 @@ _COLUMNS = ("ROUTE", "METHODS", "HOSTS", "PATH", "TARGET", "AUTHENTICATION", "NE
 def check(file: Path, without_files: bool, grace_period: str) -> None:
     """Say everything that is wrong with FILE, and what is legal but dangerous."""
     from gateway.config import warnings
+    from gateway.config.caution import grace_period as seconds_of
     from gateway.config.problems import Wrong
-    from gateway.config.values import duration_seconds
 
     try:
-        grace_seconds = duration_seconds(grace_period)
+        grace_seconds = seconds_of(grace_period)
     except Wrong as error:
         raise click.UsageError(f"--grace-period: {error}; {error.allowed}") from error
     settings = _load(file, without_files)

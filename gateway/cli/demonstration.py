@@ -35,6 +35,8 @@ def demo(port: int | None, admin_port: int | None) -> None:
     Nothing is needed beforehand: the store is embedded. When a Consul agent is reachable (CONSUL_HTTP_ADDR, or 127.0.0.1:8500), the
     services register there and the gateway finds them by it.
     """
+    from dataclasses import replace
+
     from gateway.app import serve
     from gateway.demo.stack import DemoError, DemoStack
     from gateway.errors import ConfigError
@@ -53,6 +55,8 @@ def demo(port: int | None, admin_port: int | None) -> None:
                 click.echo(f"{instance.service:<9} {instance.url}  ({instance.name})")
             click.echo("Services are found in Consul at " + consul if consul else "No Consul agent is reachable: services are static.")
             click.echo(guide(settings, issuer))
+            # Not from a file: the demonstration ends with its terminal.
+            settings = replace(settings, source="")
             serve(settings, lambda: settings)
     except (ConfigError, DemoError) as error:
         fail(str(error), COULD_NOT_START)

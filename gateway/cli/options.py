@@ -13,6 +13,8 @@ COULD_NOT_START = 3
 
 CONFIG_VARIABLE = "GATEWAY_CONFIG"
 DEFAULT_CONFIG = "gateway.yaml"
+#: What the platform gives a process between telling it to end and killing it.
+GRACE_VARIABLE = "GATEWAY_GRACE_PERIOD"
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:9080"
 ADMIN_TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable

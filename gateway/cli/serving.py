@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.options import CONFIG_VARIABLE, COULD_NOT_START, DEFAULT_CONFIG, fail
+from gateway.cli.options import CONFIG_VARIABLE, COULD_NOT_START, DEFAULT_CONFIG, GRACE_VARIABLE, fail
 
 if TYPE_CHECKING:
     from gateway.config import ConfigProblems
@@ -42,11 +42,28 @@ def run(config: Path, host: str | None, port: int | None, workers: int | None) -
         # Imported when the configuration is known to be good: most of what this takes is the import.
         from gateway.app import listening_at, serve
 
+        _warn_of_grace(settings)
         serve(listening_at(settings, host, port, workers), read)
     except ConfigProblems as error:
         fail(f"could not start: {_summary(error, config)}", COULD_NOT_START)
     except ConfigError as error:
         fail(f"could not start: {error}", COULD_NOT_START)
+
+
+def _warn_of_grace(settings: Settings) -> None:
+    """Say when the platform would kill us before the drain is over, as far as it has told us."""
+    from gateway.config.caution import drain_warnings, grace_period
+    from gateway.config.problems import Wrong
+
+    given = os.environ.get(GRACE_VARIABLE)
+    if not given:
+        return
+    try:
+        cautions = drain_warnings(settings, grace_period(given))
+    except Wrong as error:
+        fail(f"could not start: {GRACE_VARIABLE}: {error}; {error.allowed}", COULD_NOT_START)
+    for caution in cautions:
+        click.echo(f"warning: {caution}", err=True)
 
 
 def _summary(error: ConfigProblems, config: Path) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from gateway import template
 from gateway.admission.limits import contradictions
 from gateway.config.problems import Problem
+from gateway.config.values import duration_seconds
 from gateway.hosts import host_and_port, split_hosts
 from gateway.route import Limit, Route, Service
 from gateway.settings import Settings
@@ -39,12 +40,26 @@ def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS
     """
     general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _failures, _issuers, _services, _audit]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
-    found += [Problem(settings.source, 0, 0, *caution) for caution in _drain(settings, grace_seconds)]
+    found += drain_warnings(settings, grace_seconds)
     return found + [
         _at(route, caution)
         for route in settings.routes
         for caution in (*_route(route), *_hashed(route, settings), *_unavailable(route, settings), *_spread(route, settings))
     ]
+
+
+def drain_warnings(settings: Settings, grace_seconds: float) -> list[Problem]:
+    """What is dangerous about the drain where the platform kills after so long."""
+    return [Problem(settings.source, 0, 0, *caution) for caution in _drain(settings, grace_seconds)]
+
+
+def grace_period(text: str) -> float:
+    """Seconds that the platform gives, from a span such as `45s`.
+
+    Raises:
+        Wrong: it is none.
+    """
+    return duration_seconds(text)
 
 
 def _at(route: Route, caution: _Caution) -> Problem:

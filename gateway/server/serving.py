@@ -243,7 +243,7 @@ async def serve_process(
     reloader = Reloader(origin.read_again, declared, runtime, runtime.telemetry, accepted)
     end = _tell_supervisor(signal.SIGTERM) if supervised else functools.partial(drain.begin, "admin")
     site = QuietServer(_config(admin_app(runtime, Controls(functools.partial(reloader.reload, "admin"), end)), http="httptools"))
-    _obey_signals(drain, reloader)
+    _obey_signals(drain, reloader, from_file=bool(declared.source))
     try:
         tasks = await _started((server, site), (data, admin))
         settle_garbage_collector()
@@ -294,12 +294,16 @@ def _on_signals(stop: Callable[[], object], ignoring: Sequence[signal.Signals] =
         loop.add_signal_handler(number, _nobody_to_tell)
 
 
-def _obey_signals(drain: Drain, reloader: Reloader) -> None:
+def _obey_signals(drain: Drain, reloader: Reloader, *, from_file: bool) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, drain.begin, "SIGTERM")
     # Somebody at a terminal: no load balancer has to take notice.
     loop.add_signal_handler(signal.SIGINT, functools.partial(drain.begin, "SIGINT", at_once=True))
-    loop.add_signal_handler(RELOAD_SIGNAL, reloader.request, "signal")
+    if from_file:
+        loop.add_signal_handler(RELOAD_SIGNAL, reloader.request, "signal")
+    else:
+        # There is nothing to load again, and a terminal that is closed says the same as its Ctrl-C.
+        loop.add_signal_handler(RELOAD_SIGNAL, functools.partial(drain.begin, "SIGHUP", at_once=True))
 
 
 def _config(app: Any, *, http: Any) -> uvicorn.Config:

@@ -181,8 +181,11 @@ class Supervisor:
         self._signals.append(number)
 
     def _obey(self, number: int) -> None:
-        if number == RELOAD_SIGNAL:
+        if number == RELOAD_SIGNAL and self._settings.source:
             self._signal(RELOAD_SIGNAL, admin=False)
+        elif number == RELOAD_SIGNAL:
+            # Nothing to load again: a terminal was closed.
+            self._stop(signal.SIGINT)
         elif number == ACCEPTED_SIGNAL:
             self._accepted()
         else:

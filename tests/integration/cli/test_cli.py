@@ -111,6 +111,20 @@ def test_check_compares_the_drain_with_the_grace_period(tmp_path: Path) -> None:
     assert gateway("check", str(file), "--grace-period", "soon").returncode == 2
 
 
+def test_run_warns_of_a_drain_that_the_platform_cuts_short(tmp_path: Path) -> None:
+    """F-50: where the platform's grace period is told; one that can't be read is a start that fails."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("version: 1\nserver: {port: 65536}\n")
+    assert "65536" in gateway("run", "-c", str(file), GATEWAY_GRACE_PERIOD="1s").stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        file.write_text(f"version: 1\nserver: {{port: {taken.getsockname()[1]}}}\nadmin: {{port: 0}}\n")
+        warned = gateway("run", "-c", str(file), GATEWAY_GRACE_PERIOD="30s")
+        assert "server.drain: an end may take 40 s" in warned.stderr
+        assert "server.drain" not in gateway("run", "-c", str(file), GATEWAY_GRACE_PERIOD="1m").stderr
+        refused = gateway("run", "-c", str(file), GATEWAY_GRACE_PERIOD="soon")
+    assert (refused.returncode, "could not start: GATEWAY_GRACE_PERIOD" in refused.stderr) == (3, True)
+
+
 def test_run_points_at_check_when_there_is_more(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("version: 2\nsever: {}\n")

@@ -244,3 +244,19 @@ def test_nothing_is_loaded_while_the_gateway_ends(tmp_path: Path, service: Upstr
         write(tmp_path, document(tmp_path, service, "/b"))
         reply = gateway.admin("POST", "/v1/reload")
         assert (reply.status_code, reply.json()["problems"]) == (422, ["the gateway is ending"])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_hangup_ends_a_gateway_that_has_no_file(count: int, tmp_path: Path) -> None:
+    """G1: there is nothing to load again, and who closes a terminal expects what ran in it to end."""
+    script = tmp_path / "application.py"
+    settings = {**base_document(tmp_path, server={"workers": count}), "state": {"url": "redis://127.0.0.1:1"}}
+    script.write_text(f"from gateway import BackendAPIGateway\nBackendAPIGateway(**{settings!r}).start()\n")
+    gateway = ProcessGateway([sys.executable, str(script)], tmp_path, tmp_path / "audit.jsonl", {})
+    try:
+        gateway.wait_until_listening()
+        gateway.process.send_signal(signal.SIGHUP)
+        assert gateway.process.wait(20) == 0, gateway.said
+    finally:
+        gateway.kill()
+    assert len(gateway.records(lambda each: each["event"] == "stop")) == count
