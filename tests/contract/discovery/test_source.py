@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from discovery.consul import Consul, agent_from_environment
+from discovery.failover import FailoverSource
 from discovery.instance import ConsulAgent, ConsulQuery, Instance
 from discovery.source import Failed, Found, Source, Update
 from discovery.static import StaticSource
@@ -33,6 +34,16 @@ class StaticMaker:
         """Nothing to close."""
 
 
+class FailoverMaker:
+    """The second of two places, since the first has nothing."""
+
+    def source(self) -> Source:
+        return FailoverSource((StaticSource(()), StaticMaker().source()))
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
 class ConsulMaker:
     """Consul sources."""
 
@@ -47,13 +58,15 @@ class ConsulMaker:
         await self._consul.close()
 
 
-Maker = StaticMaker | ConsulMaker
+Maker = StaticMaker | FailoverMaker | ConsulMaker
 
 
-@pytest.fixture(params=["static", "consul"])
+@pytest.fixture(params=["static", "failover", "consul"])
 def maker(request: pytest.FixtureRequest) -> Maker:
     if request.param == "static":
         return StaticMaker()
+    if request.param == "failover":
+        return FailoverMaker()
     return ConsulMaker(request.getfixturevalue("agent").url)
 
 
@@ -83,7 +96,7 @@ def test_it_publishes_a_complete_answer(maker: Maker) -> None:
 def test_the_same_answer_compares_equal(maker: Maker, request: pytest.FixtureRequest) -> None:
     """D1: content is compared."""
     first = watched(maker)[-1]
-    again = watched(StaticMaker() if isinstance(maker, StaticMaker) else ConsulMaker(request.getfixturevalue("agent").url))[-1]
+    again = watched(ConsulMaker(request.getfixturevalue("agent").url) if isinstance(maker, ConsulMaker) else type(maker)())[-1]
     assert isinstance(first, Found)
     assert isinstance(again, Found)
     assert first.instances == again.instances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +115,36 @@ def test_services_publish_routes_that_never_shadow_and_are_never_public(
         assert routes(gateway)["generation"] == 3
         record = gateway.wait_for_record(lambda each: each["event"] == "config")
         assert record["detail"] == {"generation": 2, "published": ["published-claims /claims/{id}"]}
+
+
+def test_a_reload_fits_published_routes_anew(tmp_path: Path, login: Login, service: Upstream, agent: Agent) -> None:
+    """D10, G3: the file has the first word, also later; a published route never makes a reload fail."""
+    agent.register("claims", service.port, ID="claims", Meta={"gateway-path": "/claims/{id}"})
+    agent.register("patients", service.port)
+    first = document(tmp_path, login, agent)
+    headers = login.bearer("reader")
+
+    def reload(content: Json) -> None:
+        fresh = tmp_path / "fresh"
+        fresh.write_text(json.dumps(content))
+        fresh.rename(tmp_path / "gateway.yaml")
+        reply = gateway.admin("POST", "/v1/reload")
+        assert reply.status_code == 200, reply.text
+
+    def status() -> int:
+        return gateway.request("GET", "/claims/1", headers=headers).status_code
+
+    with running(tmp_path, first) as gateway:
+        wait_until(lambda: "/claims/{id}" in paths(gateway), "the route to be published")
+        assert status() == 200
+        taken = {"name": "taken", "path": "/claims/{rest:path}", "service": "claims", "roles": ["auditor"]}
+        reload({**first, "routes": [*first["routes"], taken]})
+        assert status() == 403, "the file's route, with its rule"
+        assert [conflict["path"] for conflict in routes(gateway)["conflicts"]] == ["/claims/{id}"]
+        reload(first)
+        assert (status(), routes(gateway)["conflicts"]) == (200, [])
+        reload({**first, "discovery": {"consul": {"url": agent.url}}})
+        assert (status(), paths(gateway)) == (404, ["/patients/{id}"])
+        reload(first)
+        wait_until(lambda: status() == 200, "the route to be published again")
+        assert "Traceback" not in gateway.said
