@@ -26,7 +26,7 @@ from consul.exceptions import ConsulException
 from discovery.catalog import Loopback, Rules, is_loopback
 from discovery.failover import FailoverSource
 from discovery.guard import Guard
-from discovery.instance import ConsulAgent, ConsulQuery
+from discovery.instance import ConsulAgent, ConsulQuery, Instance
 from discovery.lanes import Lanes
 from discovery.reply import Consistency, ConsulError, Reply, decode, one_line
 from discovery.snapshots import NoSnapshots, SnapshotFiles, Snapshots
@@ -187,13 +187,15 @@ class Consul:
 
     Args:
         agent: where it is and how to speak to it.
+        before: whose place it takes; what was believed of it is what it begins with.
 
     Raises:
         ConsulError: from the constructor when the settings can't be used, from methods when Consul can't be asked or refuses.
     """
 
-    def __init__(self, agent: ConsulAgent) -> None:
+    def __init__(self, agent: ConsulAgent, before: Consul | None = None) -> None:
         self.agent = agent
+        self.memory: dict[str, tuple[Instance, ...]] = dict(before.memory) if before is not None else {}
         networks = tuple(map(ip_network, agent.networks))
         self.rules = Rules(warning=agent.warning, loopback=_loopback(agent), networks=networks)
         self.guard = Guard(agent.disappearance_guard)

@@ -39,6 +39,8 @@ class Reader(Protocol):
     rules: Rules
     guard: Guard
     snapshots: Snapshots
+    #: By watch, what was believed last. A watch that takes another's place, after a reload or a fault, judges by it.
+    memory: dict[str, tuple[Instance, ...]]
 
     @property
     def answering(self) -> bool:
@@ -91,11 +93,12 @@ class _Watch:
         # State
         self._index = 0
         self._consistency: Consistency = "stale"
-        #: What was published last; None before the first answer.
-        self._known: Found | None = None
+        #: What is used now, as far as this watch or the one before it knows; None before the first answer.
+        remembered = consul.memory.get(watching)
+        self._known = None if remembered is None else Found(remembered)
         self._answered = False
         #: Whether the index has only grown, and no query failed, since `_known`.
-        self._unbroken = True
+        self._unbroken = remembered is None
         #: Since when a disappearance is not believed, monotonic seconds; 0 when there is none.
         self._held_since = 0.0
 
@@ -184,6 +187,7 @@ class _Watch:
         instances = tuple(sorted((*reading.instances, *gone(held, reading.instances)), key=lambda instance: instance.id))
         found = Found(instances, reading.rejected, reply.last_contact_seconds, reply.known_leader, held=len(held))
         self._known, self._answered = found, True
+        self._consul.memory[self._watching] = instances
         self._publish(found)
         self._told.success(found)
         self._backoff.succeeded()

@@ -93,11 +93,11 @@ def longest_life(authentication: AuthenticationSettings) -> float:
     return max(lives, default=UNBOUNDED_LIFE_SECONDS)
 
 
-def _consul(settings: Settings) -> Consul | None:
+def _consul(settings: Settings, before: Consul | None = None) -> Consul | None:
     if settings.consul is None:
         return None
     try:
-        return Consul(settings.consul)
+        return Consul(settings.consul, before)
     except ConsulError as exc:
         raise ConfigError(f"discovery.consul: {exc}") from exc
 
@@ -329,7 +329,7 @@ class Runtime:
         if (settings, published) == (before.settings, before.published):
             return before.number
         draft = self._draft(settings, published)
-        consul = self.consul if settings.consul == before.settings.consul else _consul(settings)
+        consul = self.consul if settings.consul == before.settings.consul else _consul(settings, self.consul)
         watched = {name: self._watched(service, consul) for name, service in settings.services.items()}
         authenticator = await self._authenticator_for(settings.authentication)
         # From here on nothing can fail.

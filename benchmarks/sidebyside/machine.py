@@ -47,7 +47,9 @@ def machine(peers: Iterable[Peer]) -> Machine:
 
 def _interpreter() -> str:
     """Version of the gateway's Python, and whose build it is where that is known."""
-    base = subprocess.run([PYTHON.path(), "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, timeout=60, check=True)
+    base = subprocess.run(
+        [PYTHON.path(), "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, timeout=60, check=True
+    )
     return PYTHON.version() + (" (Debian's build)" if base.stdout.strip() == "/usr" else "")
 
 

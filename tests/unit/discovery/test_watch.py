@@ -60,6 +60,7 @@ class Scripted:
     now: Says = field(default_factory=lambda: Says(None))
     confirmed: bool = False
     answering: bool = False
+    memory: dict[str, tuple[Instance, ...]] = field(default_factory=dict)
 
     async def health(self, query: ConsulQuery, index: int, consistency: Consistency = "stale", *, every_state: bool = False) -> Reply:
         if every_state:
@@ -153,6 +154,20 @@ def test_a_disappearance_that_nothing_explains_is_held_for_its_time() -> None:
     assert set(held) == {(4, 3)}
     assert counts[-1] == (1, 0)
     assert len(held) >= watch.CONFIRM_SECONDS / (watch.HOLD_SECONDS + watch.INTERVAL_SECONDS)
+
+
+def test_a_watch_that_takes_another_s_place_judges_by_what_that_believed() -> None:
+    """D4, G3: a reload must not make a catalog that lost its memory believed."""
+    first = Scripted([Says(frozenset({1, 2, 3}), index=9)])
+    watched(first)
+    lost = Says(frozenset(), index=2, truth=frozenset())
+    (update, _, _), *_ = watched(Scripted([lost, lost], memory=first.memory))
+    assert isinstance(update, Found)
+    assert (len(update.instances), update.held) == (3, 3)
+    single = {"consul web": first.memory["consul web"][:1]}
+    (update, _, _), *_ = watched(Scripted([lost], memory=single))
+    assert isinstance(update, Found)
+    assert update.instances == ()
 
 
 @dataclass
