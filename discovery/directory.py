@@ -63,6 +63,7 @@ class Snapshot:
         balancer: chooses among the endpoints that are in use now.
         selector: knows which those are.
         panic: too few are usable, so all are in use.
+        served: whether the service had instances under the settings before these.
         version: counts the changes of `instances`; 0 before the first answer.
         updated_at: when `instances` last changed, seconds since the epoch; 0 before the first answer.
         confirmed_at: when the source last said that they are right.
@@ -76,6 +77,7 @@ class Snapshot:
     balancer: Balancer = field(default_factory=Empty)
     selector: Selector = NOBODY
     panic: bool = False
+    served: bool = False
     version: int = 0
     updated_at: float = 0.0
     confirmed_at: float = 0.0
@@ -252,7 +254,7 @@ class Directory:
     def _watch(self, name: str, watched: Watched, before: _Watch | None) -> _Watch:
         if before is not None and before.watched == watched:
             return before
-        snapshot = Snapshot()
+        snapshot = Snapshot(served=before is not None and bool(before.view.snapshot.endpoints))
         if before is not None and _seek_the_same(before.watched, watched):
             old = before.view.snapshot
             snapshot = replace(old, selector=_selector(watched, old.endpoints, old.instances))
@@ -354,7 +356,7 @@ class Directory:
         if before.version and instances == before.instances:
             return after
         # With nobody there before, nobody is new.
-        joined_at = time.monotonic() if before.endpoints else 0.0
+        joined_at = time.monotonic() if before.served or before.endpoints else 0.0
         endpoints = tuple(self._endpoint(instance, joined_at) for instance in instances)
         return replace(
             after,

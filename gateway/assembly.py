@@ -414,6 +414,7 @@ class Runtime:
         self.authenticator = authenticator
         self.routes = generation.routes
         self.forwarders = generation.forwarders
+        self._circuits = {name: circuit for name, circuit in self._circuits.items() if name in generation.forwarders}
         self.pipeline = generation.pipeline
         server = generation.settings.server
         self.front.change(generation.pipeline, server.max, server.timeouts, generation.proxies)

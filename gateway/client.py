@@ -156,6 +156,9 @@ _NEVER_CONNECTED: Mapping[str, type[httpx.TransportError]] = {
     "upstream_connect_failure": httpx.ConnectError,
     "upstream_connect_timeout": httpx.ConnectTimeout,
     "upstream_tls_failure": httpx.ConnectError,
+    "circuit_requests": httpx.PoolTimeout,
+    "circuit_pending": httpx.PoolTimeout,
+    "circuit_connections": httpx.PoolTimeout,
 }
 
 

@@ -28,6 +28,7 @@ from gateway.upstream.http1 import ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
 from gateway.upstream.probe import is_well
 from gateway.upstream.retry import (
+    ASK_AGAIN_SECONDS,
     GATEWAY_ERRORS,
     IDEMPOTENT,
     Again,
@@ -236,12 +237,18 @@ class Forwarder:
 
     async def _no_head(self, error: BadGateway | Overdue, connection: UpstreamConnection, course: Course) -> None:
         """No response came, or not soon enough. Returns when it came after all, otherwise says what follows."""
-        if isinstance(error, Overdue):
+        waited = 0.0
+        while isinstance(error, Overdue):
             # Another instance may be quicker; the same one would only get more to do.
             self._try_again("gateway_error", GatewayTimeout(reason="upstream_per_try_timeout"), course, elsewhere=True)
+            exchange, shape, *_ = course
+            left = shape.timeouts.response - shape.per_try.response - waited
+            # Only the budget may think better of it meanwhile.
+            again = self._may_repeat(exchange) and left > ASK_AGAIN_SECONDS
+            waited += ASK_AGAIN_SECONDS
             try:
-                return await connection.go_on(course[1].timeouts)
-            except BadGateway as later:
+                return await connection.go_on(shape.per_try if again else shape.timeouts, ASK_AGAIN_SECONDS if again else left)
+            except (BadGateway, Overdue) as later:
                 error = later
         if never_began(error):
             self._try_again("reset", error, course, stale=connection.reused)
@@ -266,10 +273,11 @@ class Forwarder:
         Args:
             error: None when the instance answered.
             elsewhere: only to another instance.
-            stale: a reused connection ended under the request: no fault of the instance, so the same one is asked again, at once.
+            stale: a reused connection ended under the request, which is no failure of the instance: so the same one is asked again, at
+                once, whatever the policy and the budget say.
         """
         exchange, shape, deadline, tried = course
-        if not self._retries.wants(kind, len(tried)) or not (kind == "connect_failure" or self._may_repeat(exchange)):
+        if not (stale or self._retries.wants(kind, len(tried))) or not (kind == "connect_failure" or self._may_repeat(exchange)):
             return
         pause = 0.0 if stale else pause_seconds(len(tried))
         at = self._loop.time() + pause
@@ -277,7 +285,7 @@ class Forwarder:
             return
         key = shape.balance_key(exchange) if shape.balance_key is not None else None
         endpoint = tried[-1] if stale else self._next(key, tried, at, elsewhere=elsewhere)
-        if endpoint is None or (len(tried) == 1 and not self._retries.claim()):
+        if endpoint is None or (len(tried) == 1 and not self._retries.claim(stale=stale)):
             return
         raise Again(endpoint, error.reason if error is not None else "", pause, blame=not stale) from error
 

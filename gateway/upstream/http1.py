@@ -189,9 +189,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.write(data)
         return self.response
 
-    def go_on(self, timeouts: Timeouts) -> asyncio.Future[None]:
-        """Wait longer for the response's head, after `Overdue`: as long as these say, counted from when the request was sent."""
-        allowed = timeouts.response - self._timeouts.response
+    def go_on(self, timeouts: Timeouts, seconds: float) -> asyncio.Future[None]:
+        """Wait so much longer for the response's head, after `Overdue`; `timeouts` apply from now on."""
         self._timeouts = timeouts
         self.response = response = self._loop.create_future()
         if self._error is not None:
@@ -199,7 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif self.head is not None:
             response.set_result(None)
         else:
-            deadline = self._loop.time() + allowed
+            deadline = self._loop.time() + seconds
             self.deadline = min(deadline, self.total_deadline) if self.total_deadline else deadline
         return response
 

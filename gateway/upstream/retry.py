@@ -20,6 +20,8 @@ GATEWAY_ERRORS = frozenset((502, 503, 504))
 #: Full jitter: the n-th retry waits between 0 and 25 ms x (2^n - 1), at most 250 ms (SPEC R3; Envoy's default).
 BASE_SECONDS = 0.025
 LONGEST_PAUSE_SECONDS = 0.25
+#: How soon a slow try asks again for leave to be given up for another, which the budget has denied it.
+ASK_AGAIN_SECONDS = 0.1
 
 
 class Load(Protocol):
@@ -87,10 +89,10 @@ class Retries:
         """Whether a failure of this kind may be followed by another try, after so many."""
         return tries <= self.attempts and kind in self._on
 
-    def claim(self) -> bool:
-        """Leave for one of the requests in flight to be tried again."""
+    def claim(self, *, stale: bool = False) -> bool:
+        """Leave for one of the requests in flight to be tried again; never denied where a reused connection had ended."""
         load = self._load
-        if load.retries >= self._minimum and load.retries >= self._ratio * (load.requests - load.retries):
+        if not stale and load.retries >= self._minimum and load.retries >= self._ratio * (load.requests - load.retries):
             load.retries_denied += 1
             return False
         load.retries += 1

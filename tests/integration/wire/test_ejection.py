@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from discovery.endpoint import Endpoint
+from discovery.instance import Balance
+from gateway.route import Circuit
 from gateway.telemetry.exposition import render
 from tests.integration.wire.conftest import Fleet
 from tests.support.gateway_process import GET, RunningGateway, run
-from tests.support.recording_upstream import OK, Link, RecordingUpstream, answering, in_turn
+from tests.support.plain_service import ServiceProcess, service_process
+from tests.support.recording_upstream import OK, Link, RecordingUpstream, answering, in_turn, recording_upstream
 from tests.support.redis_server import until
-from tests.support.service_process import service_processes
 
 POST = b"POST /s/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 BAD = b"HTTP/1.1 503 Whatever\r\nContent-Length: 2\r\n\r\nno"
@@ -43,6 +47,12 @@ async def statuses(gateway: RunningGateway, count: int, request: bytes = GET) ->
 
 def seen(upstreams: list[RecordingUpstream]) -> list[int]:
     return [len(upstream.requests) for upstream in upstreams]
+
+
+@pytest.fixture
+def processes() -> Iterator[list[ServiceProcess]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(service_process(name)) for name in ("one", "two", "three")]
 
 
 async def resetting(link: Link) -> None:
@@ -222,57 +232,114 @@ class TestProcesses:
     """What happens to instances of the real world."""
 
     @pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
-    def test_an_instance_that_is_killed_costs_no_request_and_comes_back(self, fleet: Fleet, request_: bytes) -> None:
+    def test_an_instance_that_is_killed_costs_no_request_and_comes_back(
+        self, fleet: Fleet, processes: list[ServiceProcess], request_: bytes
+    ) -> None:
         """B4, R1, R2: kill -9 between requests: nobody sees an error; after a restart it gets its share again."""
         service = {"outlier": {"base_ejection": "300ms"}}
-        with service_processes("one", "two", "three") as processes:
 
-            async def main() -> None:
-                async with fleet(*[process.url for process in processes], service=service) as (gateway, _):
-                    assert await statuses(gateway, 9, request_) == {200: 9}
-                    processes[0].kill()
-                    assert await statuses(gateway, 60, request_) == {200: 60}
-                    assert metric(gateway, "gateway_ejections_total") >= 1
-                    await asyncio.to_thread(processes[0].start)
-                    await until(lambda: states(gateway)[0] == "half_open", "the end of the ejection")
-                    assert await statuses(gateway, 3, request_) == {200: 3}
-                    client = await gateway.connect()
-                    assert Counter([(await client.ask(request_)).body for _ in range(30)]) == {b"one": 10, b"two": 10, b"three": 10}
+        async def main() -> None:
+            async with fleet(*[process.url for process in processes], service=service) as (gateway, _):
+                assert await statuses(gateway, 9, request_) == {200: 9}
+                processes[0].kill()
+                assert await statuses(gateway, 60, request_) == {200: 60}
+                assert metric(gateway, "gateway_ejections_total") >= 1
+                await asyncio.to_thread(processes[0].start_again)
+                await until(lambda: states(gateway)[0] == "half_open", "the end of the ejection")
+                assert await statuses(gateway, 3, request_) == {200: 3}
+                client = await gateway.connect()
+                assert Counter([(await client.ask(request_)).body for _ in range(30)]) == {b"one": 10, b"two": 10, b"three": 10}
 
-            run(main())
+        run(main())
 
-    def test_requests_under_way_at_an_instance_that_is_killed_are_sent_to_another(self, fleet: Fleet) -> None:
+    def test_requests_under_way_at_an_instance_that_is_killed_are_sent_to_another(
+        self, fleet: Fleet, processes: list[ServiceProcess]
+    ) -> None:
         """R1, R4: kill -9 under idempotent requests: all are answered as far as the budget goes."""
         slow = GET.replace(b"/s/x", b"/s/slow-0.5")
-        with service_processes("one", "two") as processes:
 
-            async def main() -> None:
-                async with fleet(*[process.url for process in processes]) as (gateway, _):
-                    tasks = [asyncio.create_task(gateway.ask(slow)) for _ in range(6)]
-                    await until(lambda: [endpoint.active for endpoint in endpoints(gateway)] == [3, 3], "the requests")
-                    await asyncio.sleep(0.1)
-                    processes[0].kill()
-                    assert [(await task).body for task in tasks] == [b"two"] * 6
-                    await gateway.idle()
+        async def main() -> None:
+            async with fleet(*[process.url for process in processes[:2]]) as (gateway, _):
+                tasks = [asyncio.create_task(gateway.ask(slow)) for _ in range(6)]
+                await until(lambda: [endpoint.active for endpoint in endpoints(gateway)] == [3, 3], "the requests")
+                await asyncio.sleep(0.1)
+                processes[0].kill()
+                assert [(await task).body for task in tasks] == [b"two"] * 6
+                await gateway.idle()
 
-            run(main())
+        run(main())
 
-    def test_an_instance_that_is_stopped_is_left_alone(self, fleet: Fleet) -> None:
+    def test_an_instance_that_is_stopped_is_left_alone(self, fleet: Fleet, processes: list[ServiceProcess]) -> None:
         """B4, F-36: SIGSTOP: the kernel accepts, nobody answers; slow tries go elsewhere, then it is out; SIGCONT and it is back."""
         service = {"retry": {"per_try": "150ms"}, "outlier": {"base_ejection": "500ms", "consecutive_failures": 2}}
-        with service_processes("one", "two") as processes:
 
-            async def main() -> None:
-                async with fleet(*[process.url for process in processes], service=service) as (gateway, _):
-                    assert await statuses(gateway, 4) == {200: 4}
-                    processes[0].send(signal.SIGSTOP)
-                    try:
-                        assert await statuses(gateway, 20) == {200: 20}
-                        assert endpoints(gateway)[0].ejections >= 1
-                    finally:
-                        processes[0].send(signal.SIGCONT)
-                    await until(lambda: states(gateway)[0] == "half_open", "the end of the ejection")
-                    await statuses(gateway, 3)
-                    await until(lambda: states(gateway) == ["available", "available"], "a good trial")
+        async def main() -> None:
+            async with fleet(*[process.url for process in processes[:2]], service=service) as (gateway, _):
+                assert await statuses(gateway, 4) == {200: 4}
+                processes[0].pause()
+                try:
+                    assert await statuses(gateway, 20) == {200: 20}
+                    assert endpoints(gateway)[0].ejections >= 1
+                finally:
+                    processes[0].resume()
+                await until(lambda: states(gateway)[0] == "half_open", "the end of the ejection")
+                await statuses(gateway, 3)
+                await until(lambda: states(gateway) == ["available", "available"], "a good trial")
 
-            run(main())
+        run(main())
+
+
+class TestReload:
+    """G3: what is known about an address is not lost when the settings change."""
+
+    def test_an_ejection_and_the_requests_in_flight_survive(self, fleet: Fleet) -> None:
+        """B4, R6, G3: other limits apply to what is under way."""
+        release = asyncio.Event()
+
+        async def holding(link: Link) -> None:
+            while (request := await link.request()) is not None:
+                if b"slow" in request.line:
+                    await release.wait()
+                await link.send(OK)
+
+        async def main() -> None:
+            async with fleet(resetting, holding, service=NO_RETRIES) as (gateway, upstreams):
+                await statuses(gateway, 12)
+                assert states(gateway) == ["ejected", "available"]
+                slow = asyncio.create_task(gateway.ask(GET.replace(b"/s/x", b"/s/slow")))
+                await until(lambda: any(b"slow" in request.line for request in upstreams[1].requests), "the request")
+                settings = gateway.runtime.settings
+                service = replace(settings.services["s"], circuit=Circuit(requests=1), balance=Balance("random"))
+                assert await gateway.runtime.adopt(replace(settings, services={"s": service})) == 2
+                assert states(gateway) == ["ejected", "available"]
+                assert await statuses(gateway, 1) == {503: 1}
+                release.set()
+                assert (await slow).status == 200
+                before = seen(upstreams)[0]
+                assert await statuses(gateway, 10) == {200: 10}
+                assert seen(upstreams)[0] == before
+
+        run(main())
+
+    def test_an_instance_that_joins_starts_slowly(self, fleet: Fleet) -> None:
+        """B6, G3: a tenth of its share at first, all of it in the end."""
+
+        async def main() -> None:
+            async with fleet(answering(OK), service={"slow_start": "1s"}) as (gateway, _), recording_upstream() as newcomer:
+                settings = gateway.runtime.settings
+                service = settings.services["s"]
+                joining = replace(service.instances[0], id="newcomer", port=newcomer.port)
+                both = replace(service, instances=(*service.instances, joining))
+                await gateway.runtime.adopt(replace(settings, services={"s": both}))
+                await statuses(gateway, 22)
+                assert 1 <= len(newcomer.requests) <= 8, "a machine that is busy for long makes the share grow"
+                await until(lambda: gateway.runtime.directory.service("s").snapshot.balancer is _everybody(gateway), "the whole share")
+                before = len(newcomer.requests)
+                await statuses(gateway, 20)
+                assert len(newcomer.requests) - before == 10
+
+        run(main())
+
+
+def _everybody(gateway: RunningGateway) -> object:
+    return gateway.runtime.directory.service("s").snapshot.selector.everybody

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.telemetry.exposition import render
+from gateway.telemetry.observation import Observation
+from gateway.telemetry.spans import SpanBuilder
 from tests.integration.wire.conftest import Fleet
 from tests.support.gateway_process import ADAPTERS, GET, Adapter, Client, RunningGateway, run
 from tests.support.recording_upstream import OK, Link, RecordingUpstream, Script, answering, in_turn
@@ -111,6 +113,86 @@ def test_a_body_that_is_streamed_is_never_sent_twice(fleet: Fleet, adapter: Adap
             assert sum(seen(upstreams)) == 1
 
     run(main())
+
+
+@both
+def test_a_kept_connection_that_ends_under_a_request_is_no_retry(fleet: Fleet, adapter: Adapter) -> None:
+    """F-31: also with retries off and nothing left of the budget."""
+
+    async def once(link: Link) -> None:
+        await link.request()
+        await link.send(OK)
+        await link.request()
+        link.close()
+
+    async def main() -> None:
+        service = {"retry": {"attempts": 0, "budget": {"ratio": 0, "minimum": 0}}}
+        async with fleet(once, adapter=adapter, service=service) as (gateway, upstreams):
+            client = await gateway.connect()
+            assert [(await client.ask(GET)).status for _ in range(4)] == [200] * 4
+            assert (len(upstreams[0].links), seen(upstreams)) == (4, [7])
+            (endpoint,) = gateway.runtime.directory.service("s").snapshot.endpoints
+            assert endpoint.failures == 0
+
+    run(main())
+
+
+@both
+def test_an_early_refusal_is_delivered_and_not_asked_for_again(fleet: Fleet, adapter: Adapter) -> None:
+    """R8, R1: a 503 that comes while the client still sends is its answer: what was sent is gone."""
+
+    async def script(link: Link) -> None:
+        await link.head()
+        await link.send(answer(503, b"Connection: close"))
+        await link.until_lost()
+
+    async def main() -> None:
+        async with fleet(script, script, adapter=adapter) as (gateway, upstreams):
+            client = await gateway.connect()
+            await client.send(b"PUT /s/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+            response = await client.response()
+            assert (response.status, response.body) == (503, b"no")
+            assert sum(seen(upstreams)) == 1
+
+    run(main())
+
+
+def test_every_try_has_a_span_of_its_own(fleet: Fleet) -> None:
+    """O2: CLIENT spans with `http.request.resend_count`, and the instance gets the one of its own try."""
+
+    async def main() -> None:
+        service = {"retry": {"attempts": 2}, **STEADY}
+        async with fleet(answering(answer(503)), resetting, answering(OK), service=service) as (gateway, upstreams):
+            observed: list[Observation] = []
+            observer = gateway.runtime.telemetry
+            gateway.runtime.pipeline._observer = Watching(observer, observed)
+            while not observed or len(observed[-1].tries) < 3:
+                assert (await gateway.ask(GET)).status == 200
+            spans = list(SpanBuilder(service_name="g", version="1", replica="r").build(observed[-1]))
+            assert [span.kind.name for span in spans] == ["SERVER", "CLIENT", "CLIENT", "CLIENT"]
+            attributes = [dict(span.attributes or {}) for span in spans[1:]]
+            assert [each.get("http.request.resend_count") for each in attributes] == [None, 1, 2]
+            assert {each.get("error.type") for each in attributes} == {"503", "upstream_reset", None}
+            parents = [request.values(b"traceparent")[0].split(b"-")[2] for upstream in upstreams for request in upstream.requests[-1:]]
+            assert {b"%016x" % span.context.span_id for span in spans[1:]} == set(parents)
+
+    run(main())
+
+
+class Watching:
+    """Lets another observer observe, and keeps what it saw."""
+
+    def __init__(self, observer: Any, observed: list[Observation]) -> None:
+        self._observer = observer
+        self._observed = observed
+
+    @property
+    def accepting(self) -> bool:
+        return bool(self._observer.accepting)
+
+    def observe(self, observation: Observation) -> None:
+        self._observed.append(observation)
+        self._observer.observe(observation)
 
 
 @both
@@ -247,6 +329,20 @@ class TestPerTry:
 
         run(main())
 
+    def test_slow_tries_that_find_no_budget_ask_again(self, fleet: Fleet) -> None:
+        """R4: many become slow at once, and all are answered elsewhere, a few at a time."""
+
+        async def main() -> None:
+            service = {"retry": {"per_try": "200ms", "budget": {"ratio": 0, "minimum": 2}}, **STEADY}
+            async with fleet(silent, answering(OK), service=service) as (gateway, _):
+                started = time.monotonic()
+                tasks = [asyncio.create_task(gateway.ask(GET)) for _ in range(24)]
+                assert [(await task).status for task in tasks] == [200] * 24
+                assert time.monotonic() - started < 8
+                assert metric(gateway, "gateway_retries_denied_total") > 0
+
+        run(main())
+
     def test_the_wait_ends_with_the_response_time_out(self, fleet: Fleet) -> None:
         """F-36: `per_try` does not make it longer."""
 
@@ -306,7 +402,7 @@ def test_a_service_that_always_fails_gets_little_more_than_it_would_without_retr
 
             async def client() -> int:
                 own: Client = await gateway.connect()
-                return sum([(await own.ask(GET)).status in (502, 503) for _ in range(10)])
+                return sum([(await own.ask(GET)).status in (502, 503, 504) for _ in range(10)])
 
             assert sum(await asyncio.gather(*[client() for _ in range(count)])) == 10 * count
             sent = sum(seen(upstreams))

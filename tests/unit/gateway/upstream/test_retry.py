@@ -45,6 +45,7 @@ def test_a_budget_of_nothing_allows_nothing() -> None:
     policy, load = retries(Retry(budget_ratio=0, budget_minimum=0))
     load.requests = 1000
     assert not policy.claim()
+    assert policy.claim(stale=True), "F-31: a connection that had ended is no failure"
 
 
 @pytest.mark.parametrize(("tries", "longest"), [(1, 0.025), (2, 0.075), (3, 0.175), (4, 0.25), (10, 0.25)])

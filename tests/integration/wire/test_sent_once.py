@@ -1,0 +1,96 @@
+"""A property over random faults: whatever instances do, a request that is not idempotent reaches at most one of them, once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from tests.integration.wire.conftest import Fleet
+from tests.support.gateway_process import ADAPTERS, Adapter, Client, run
+from tests.support.recording_upstream import OK, Link
+from tests.support.redis_server import free_port
+
+BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno"
+ATTEMPTS = 2
+CLIENTS = 12
+REQUESTS = 40
+
+
+class Faults:
+    """Instances that fail in every way at every stage, and remember which request they saw how often."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self.seen: Counter[bytes] = Counter()
+
+    async def script(self, link: Link) -> None:
+        """One connection."""
+        while True:
+            if self._random.random() < 0.1:
+                # As the next request may be on its way: a kept connection that ends.
+                return link.reset() if self._random.random() < 0.5 else link.close()
+            request = await link.request()
+            if request is None:
+                return None
+            self.seen[request.values(b"x-number")[0]] += 1
+            await self._misbehave(link)
+
+    async def _misbehave(self, link: Link) -> None:
+        fault = self._random.choice(["none", "none", "reset", "close", "503", "half", "slow", "idle 408"])
+        if fault == "reset":
+            link.reset()
+        elif fault == "close":
+            link.close()
+        elif fault == "half":
+            await link.send(OK[:10])
+            link.reset()
+        else:
+            await asyncio.sleep(0.06 if fault == "slow" else 0)
+            await link.send(BAD if fault == "503" else OK)
+            if fault == "idle 408":
+                await link.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                link.close()
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_request_that_is_not_idempotent_is_sent_at_most_once(fleet: Fleet, adapter: Adapter, seed: int) -> None:
+    """R1, F-30: over random faults; an idempotent one at most as often as the policy says; every request gets one answer."""
+    faults = Faults(seed)
+
+    async def main() -> None:
+        service = {
+            "retry": {"attempts": ATTEMPTS, "per_try": "50ms", "budget": {"ratio": "100%"}},
+            "outlier": {"base_ejection": "100ms", "maximum_ejected": "100%"},
+        }
+        gone = f"http://127.0.0.1:{free_port()}"
+        async with fleet(faults.script, faults.script, faults.script, gone, adapter=adapter, service=service) as (gateway, _):
+
+            async def client(name: int) -> Counter[tuple[bytes, int]]:
+                own: Client = await gateway.connect()
+                told: Counter[tuple[bytes, int]] = Counter()
+                for turn in range(REQUESTS):
+                    method, body = (b"POST", b"hello") if turn % 2 else (b"GET", b"")
+                    head = b"%b /s/x HTTP/1.1\r\nHost: a\r\nX-Number: %b-%d-%d\r\nContent-Length: %d\r\n\r\n"
+                    response = await own.ask(head % (method, method, name, turn, len(body)) + body)
+                    told[method, response.status] += 1
+                    if not response.whole or response.values(b"connection") == [b"close"]:
+                        own = await gateway.connect()
+                return told
+
+            told = sum(await asyncio.gather(*[client(name) for name in range(CLIENTS)]), Counter[tuple[bytes, int]]())
+            assert told.total() == CLIENTS * REQUESTS
+            # A 408 that comes as a POST goes out may be its answer, and asking again may be doing twice.
+            assert {status for method, status in told} <= {200, 408, 502, 503}, told
+            assert told[b"GET", 408] == 0
+            assert told[b"GET", 200] > told[b"POST", 200] > 0
+            await gateway.idle()
+        posts = {number: count for number, count in faults.seen.items() if number.startswith(b"POST")}
+        gets = {number: count for number, count in faults.seen.items() if number.startswith(b"GET")}
+        assert max(posts.values()) == 1, "a POST was sent twice"
+        assert 1 < max(gets.values()) <= ATTEMPTS + 1
+
+    run(main())
