@@ -125,7 +125,7 @@ def _is_shared(gateway: ProcessGateway) -> bool:
     "under `open`: nobody is refused; a request waits for the budget, then at most a moment; a revoked token stays 401; back within 2 s",
 )
 def test_redis_vanished(measured: Measured, form: Form, tmp_path: Path, login: Login, service: ServiceProcess) -> None:
-    """L10, F-12, V3: nothing says that the connection is dead."""
+    """L10, F-3, F-12, V3: nothing says that the connection is dead; what was decided without the store is marked as such."""
     seconds = form.seconds(2, 10)
     (tmp_path / "redis").mkdir()
     with black_hole(tmp_path / "redis") as store:
@@ -143,7 +143,13 @@ def test_redis_vanished(measured: Measured, form: Form, tmp_path: Path, login: L
                 back_at = time.monotonic()
                 wait_until(lambda: _is_shared(gateway), "the store to be used again", 10.0)
                 shared_after = time.monotonic() - back_at
+            metrics = gateway.admin("GET", "/metrics").text
             assert_quiet(gateway)
+        # Whoever was let in without the store is marked, and counted.
+        marked = gateway.records(lambda record: record.get("store_mode") == "open")
+        assert {(record["request"]["route"], record["decision"]) for record in marked} == {("limited", "allow"), ("checked", "deny")}
+        for route, outcome in (("limited", "admitted"), ("checked", "revoked")):
+            assert f'gateway_outage_requests_total{{mode="open",outcome="{outcome}",route="{route}"}}' in metrics
         assert set(statuses(only(load.replies, "/limited"))) == {200}
         assert set(statuses(only(load.replies, "/checked"))) == {401}
         waits = [reply.seconds for reply in of(load.replies, gone_at, back_at)]

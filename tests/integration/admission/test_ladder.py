@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
@@ -260,5 +261,37 @@ def test_one_outage_after_the_other_gives_nothing_for_free(own_server: RedisServ
                 own_server.start_again()
                 await until(lambda: one.admission.ready, "admission to be back", 1.5)
             assert admitted == 5
+
+    run(main())
+
+
+def test_replicas_come_back_one_after_the_other() -> None:
+    """F-12: after an outage the attempts are spread over time, and each replica opens only the connections that it needs."""
+    replicas = 12
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            with redis_server("valkey") as own:
+                every = [
+                    await stack.enter_async_context(replica(own.url, f"replica-{n}", budget_seconds=BUDGET_SECONDS))
+                    for n in range(replicas)
+                ]
+                own.kill()
+                lost_at = time.monotonic()
+                await until(lambda: not any(one.admission.ready for one in every), "the loss to be noticed")
+                # Long enough for the pauses between attempts to have grown.
+                await until(lambda: time.monotonic() - lost_at > 1.5, "the outage to last")
+                own.start_again()
+                back_at = time.monotonic()
+                waits: dict[str, float] = {}
+                while len(waits) < replicas:
+                    waits.update({one.name: time.monotonic() - back_at for one in every if one.admission.ready and one.name not in waits})
+                    assert time.monotonic() < back_at + 5
+                    await asyncio.sleep(0.002)
+                assert max(waits.values()) - min(waits.values()) > 0.1
+                with own.client() as client:
+                    opened = client.info("stats")["total_connections_received"]
+                # One for admission, some for heartbeats and the journal, and what looks whether the server is there.
+                assert opened <= 6 * replicas
 
     run(main())
