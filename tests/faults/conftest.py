@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.fault_fixtures import form, login, measured
+from tests.support.fault_fixtures import figures_file, form, login, measured
 
-__all__ = ["form", "login", "measured"]
+__all__ = ["figures_file", "form", "login", "measured"]

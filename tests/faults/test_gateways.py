@@ -1,4 +1,4 @@
-"""The gateway itself: a replica and a worker killed."""
+"""Processes of the gateway: a replica that shares a limit, and a worker, killed."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,14 +18,20 @@ def form() -> Form:
     return Form.from_environment()
 
 
+@pytest.fixture(scope="session")
+def figures_file(form: Form) -> Path | None:
+    """Where figures are kept, if they are."""
+    return FIGURES if form.name == "long" else None
+
+
 @pytest.fixture
-def measured(request: pytest.FixtureRequest, form: Form) -> Iterator[Measured]:
-    """Takes the figures of the test's row; the long form of a test that passed keeps them."""
+def measured(request: pytest.FixtureRequest, figures_file: Path | None) -> Iterator[Measured]:
+    """Takes the figures of the test's row, and keeps those of a test that passed."""
     found = Measured(request.function.fault.row)
     failed_before = request.session.testsfailed
     yield found
-    if form.name == "long" and request.session.testsfailed == failed_before:
-        found.keep(FIGURES, this_machine())
+    if figures_file is not None and request.session.testsfailed == failed_before:
+        found.keep(figures_file, this_machine())
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,13 @@ def _value(value: AnyValue) -> Any:
     return getattr(value, kind) if kind else None
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who waited too long for an answer has hung up."""
+
+
 class OtlpReceiver:
     """The receiver's process, as a context manager.
 
@@ -204,7 +211,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help="end with whoever holds the other side of standard input")
     arguments = parser.parse_args()
     handler = type("BoundHandler", (Handler,), {"received": Received()})
-    server = ThreadingHTTPServer((arguments.host, arguments.port), handler)
+    server = _Server((arguments.host, arguments.port), handler)
     print(f"http://{arguments.host}:{server.server_address[1]}", flush=True)
     if arguments.child:
         threading.Thread(target=end_with_parent, daemon=True).start()

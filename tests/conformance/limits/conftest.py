@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conformance.limits.subject import SPREADS_MS, Subject, named_subject, our_replicas, our_subject
 from tests.conformance.limits.trial import Trial, trial
 from tests.support.fault_fixtures import form, login, measured
-from tests.support.faults import Form
+from tests.support.faults import FIGURES, Form
 from tests.support.redis_server import redis_server
 from tests.support.whole_gateway import ProcessGateway
 
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item, mark in marks.items() if mark is not None and mark.args[0] not in named.paths]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+def figures_file(form: Form) -> Path | None:
+    """Figures of somebody else's limiter are shown where a test fails, and not kept among ours."""
+    return FIGURES if form.name == "long" and named_subject() is None else None
 
 
 @pytest.fixture(scope="package")
