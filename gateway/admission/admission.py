@@ -106,6 +106,7 @@ class Admission:
             for group in lanes.groups:
                 group.close()
         self._mode = "unavailable"
+        self.met = False
 
     def plan(self, route: Route) -> AdmissionPlan:
         """Compiles the limits of a route, at start. Raises ConfigError, naming route and limit, for what can't work."""
