@@ -142,7 +142,7 @@ class Forwarder:
                 except GatewayError as error:
                     attempt.error = error.reason
                     # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
-                    failed = self._blame(endpoint) if isinstance(error, (BadGateway, GatewayTimeout)) else None
+                    failed = self._blame(endpoint) if _is_fault(error, attempt) else None
                     raise
                 except BaseException:
                     attempt.error = "client_gone"
@@ -380,6 +380,11 @@ def identity_of(principal: Principal) -> bytes:
 def _without(exchange: Exchange, shape: RequestShape) -> bytes:
     """The exchange's block without the fields that the route removes or sets."""
     return b"".join([line for line in exchange.block.splitlines(keepends=True) if not line.startswith(shape.remove)])
+
+
+def _is_fault(error: GatewayError, attempt: Try) -> bool:
+    """Whether the instance failed. A stream that lasts longer than it may was answered: its end is ours."""
+    return isinstance(error, BadGateway) or (isinstance(error, GatewayTimeout) and not attempt.answered)
 
 
 #: Key of the identity lines in a principal's memo.

@@ -89,6 +89,26 @@ def test_five_failures_in_a_row_take_an_instance_out(fleet: Fleet, script: Any, 
     run(main())
 
 
+def test_a_stream_that_lasts_too_long_is_no_failure_of_its_instance(fleet: Fleet) -> None:
+    """B4: what was answered and then cut by `timeouts.total` says nothing against an instance."""
+
+    async def endless(link: Link) -> None:
+        await link.request()
+        await link.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await link.until_lost()
+
+    async def main() -> None:
+        service = {**NO_RETRIES, "timeouts": {"total": "100ms"}, "outlier": {"consecutive_failures": 1}}
+        async with fleet(endless, endless, service=service) as (gateway, _):
+            for _ in range(4):
+                response = await gateway.ask(GET)
+                assert (response.status, response.whole) == (200, False)
+            assert states(gateway) == ["available", "available"]
+            await gateway.idle()
+
+    run(main())
+
+
 def test_the_last_one_is_never_taken_out(fleet: Fleet) -> None:
     """B4: at most half, and never the last one: both fail, one goes on getting requests."""
 
