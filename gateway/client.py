@@ -60,6 +60,7 @@ class ClientExchange(Exchange):
         self.body_length = request_body_length(self.fields)
         self.block = request_block(self.fields, self.body_length, peer)
         self.observation = observation
+        self.id_line = b"x-request-id: %b\r\n" % observation.request_id.encode("ascii")
         self._body = body
         self._pieces: deque[bytes] = deque()
         self._queued_bytes = 0

@@ -54,6 +54,9 @@ class NoCors:
         return b""
 
 
+NO_CORS = NoCors()
+
+
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     """Every answer there can be, by origin; `other` is for origins that aren't in the table."""
@@ -87,7 +90,7 @@ def compile_cors(cors: Cors | None, methods: Iterable[str], where: str = "") -> 
         ConfigError: an origin that browsers never send, a wildcard with credentials, or a name that isn't one.
     """
     if cors is None:
-        return NoCors()
+        return NO_CORS
     allowed = tuple(cors.methods or methods)
     _check(cors, allowed, where)
     preflight = _preflight_lines(cors, allowed)

@@ -31,7 +31,7 @@ class Exchange(ABC):
     The adapter sets `method`, `target` (bytes as they came), `headers` ((lower-case name, value) in order), `version_11` and `peer`.
     The pipeline sets the rest: `path` and `query` (as they came, the query with its `?`), `host`, `fields`, `plan`, `params`, `principal`,
     `body_length` (bytes, None when chunked), `client_ip`, `observation`, `limit_lines` (wire lines of the RateLimit fields),
-    `cors_lines`, `block` (wire lines that go upstream whatever the route), and `refusal`, the error that was found before the first step.
+    `cors_lines`, `id_line` (that of X-Request-Id, for both sides), `block` (wire lines that go upstream whatever the route), and `refusal`, the error that was found before the first step.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Exchange(ABC):
         "fields",
         "headers",
         "host",
+        "id_line",
         "limit_lines",
         "method",
         "observation",
@@ -76,6 +77,7 @@ class Exchange(ABC):
         self.principal: Principal | None = None
         self.body_length: int | None = 0
         self.block = b""
+        self.id_line = b""
         self.limit_lines = b""
         self.cors_lines = b""
         self.refusal: GatewayError | None = None

@@ -14,7 +14,7 @@ from typing import Protocol
 from gateway.admission.verdict import Verdict
 from gateway.auth.failures import NO_FAILURE_LIMIT
 from gateway.auth.principal import Principal
-from gateway.cors import PREFLIGHT_STATUS
+from gateway.cors import NO_CORS, PREFLIGHT_STATUS
 from gateway.errors import (
     BodyTooLarge,
     GatewayError,
@@ -244,6 +244,7 @@ class Pipeline:
         else:
             # The trace is this request's own, so its id names the request as well.
             observation.request_id = trace.trace_id_hex
+        exchange.id_line = b"x-request-id: %b\r\n" % observation.request_id.encode("ascii")
 
     def _find_route(self, exchange: Exchange, observation: Observation, head: Head) -> None:
         target = exchange.target
@@ -264,7 +265,8 @@ class Pipeline:
         observation.route = match.route
         observation.service = plan.service
         exchange.params = observation.path_params = match.params
-        exchange.cors_lines = plan.cors.simple(exchange.fields.found.get(b"origin"))
+        if plan.cors is not NO_CORS:
+            exchange.cors_lines = plan.cors.simple(exchange.fields.found.get(b"origin"))
 
     def _match(self, exchange: Exchange) -> Match[RoutePlan] | None:
         """The route of a target that is not known; None when the request is answered without one."""

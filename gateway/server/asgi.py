@@ -110,8 +110,7 @@ class AsgiExchange(Exchange):
 
     def _own_fields(self, limit_lines: bytes) -> FieldList:
         response_lines = self.plan.response_lines if self.plan is not None else b""
-        fields = [(b"x-request-id", self.observation.request_id.encode("ascii"))]
-        return fields + parse_lines(limit_lines + self.cors_lines + response_lines)
+        return parse_lines(self.id_line + limit_lines + self.cors_lines + response_lines)
 
     # The request's body
 
@@ -275,9 +274,9 @@ class AsgiExchange(Exchange):
     def _managed_lines(self) -> bytes:
         observation = self.observation
         identity = identity_of(self.principal) if self.principal is not None else b""
-        return b"%bx-request-id: %b\r\n%b%b" % (
+        return b"%b%b%b%b" % (
             self.peer.forwarding_lines(self.fields),
-            observation.request_id.encode("ascii"),
+            self.id_line,
             identity,
             observation.trace.propagation_lines(observation.trace.span_id),
         )

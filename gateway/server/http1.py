@@ -267,6 +267,12 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         """Take no further request from this connection."""
         self._last_request = True
 
+    def drop_rest(self) -> None:
+        """Whatever comes from now on is nobody's, the rest of a body as well."""
+        self._last_request = True
+        self._raw_left = 0
+        self._broken = True
+
 
 def _body_with_upgrade(fields: FieldList) -> int:
     """Bytes of the body of a request that offers an upgrade.

@@ -131,10 +131,6 @@ class GatewayProtocol(StrictHttp1Protocol):
         # The parser refers to us; without that we are freed at once.
         self.parser = None  # type: ignore[assignment]
 
-    def data_received(self, data: bytes) -> None:
-        if not self._lingering:
-            super().data_received(data)
-
     def pause_writing(self) -> None:
         self.writing_paused = True
         self.flow.pause_writing()
@@ -166,10 +162,8 @@ class GatewayProtocol(StrictHttp1Protocol):
             super().repeated_received(head, target)
             return
         # The same steps, without those that find nothing to do.
-        exchange = WireExchange(self, head, target)
-        exchange.complete()
         self.deadline = self._head_deadline = 0.0
-        self._begin(exchange)
+        self._begin(WireExchange(self, head, target, body_done=True))
 
     def body_received(self, data: bytes) -> None:
         if self._newest is not None:
@@ -320,6 +314,7 @@ class GatewayProtocol(StrictHttp1Protocol):
             self.transport.close()
             return
         self._lingering = True
+        self.drop_rest()
         self._newest = None
         self._pauses.clear()
         self.flow.resume_reading()

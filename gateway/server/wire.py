@@ -40,14 +40,14 @@ class WireExchange(Exchange):
         "task",
     )
 
-    def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes) -> None:
+    def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes, *, body_done: bool = False) -> None:
         super().__init__(head.method.decode("ascii"), target, head.headers, head.version_11, protocol.peer)
         self._protocol = protocol
         self._keep_alive = head.keep_alive
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
         self._received_bytes = 0
-        self._body_done = False
+        self._body_done = body_done
         self._upload: UpstreamConnection | None = None
         self._started = False
         self._chunked_response = False
@@ -179,10 +179,9 @@ class WireExchange(Exchange):
 
     def _own_lines(self, limit_lines: bytes) -> bytes:
         """The fields that we add to every answer, and the end of the head."""
-        request_id = self.observation.request_id.encode("ascii")
         closing = b"" if self._keep_alive else b"connection: close\r\n"
         response_lines = self.plan.response_lines if self.plan is not None else b""
-        return b"x-request-id: %b\r\n%b%b%b%b\r\n" % (request_id, limit_lines, self.cors_lines, response_lines, closing)
+        return b"%b%b%b%b%b\r\n" % (self.id_line, limit_lines, self.cors_lines, response_lines, closing)
 
     def relay(self, connection: UpstreamConnection) -> Awaitable[None] | None:
         head = connection.head

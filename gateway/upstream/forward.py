@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Container
+from random import getrandbits
 from typing import Protocol
 
 from discovery.endpoint import Endpoint
@@ -22,7 +23,6 @@ from gateway.headers import identity_lines
 from gateway.rewrite import Rewrite, keep
 from gateway.route import RetryOn, Service, Timeouts
 from gateway.telemetry.observation import Try
-from gateway.telemetry.trace_context import new_span_id
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.http1 import ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
@@ -178,7 +178,7 @@ class Forwarder:
     def _begin(self, exchange: Exchange, endpoint: Endpoint) -> Try:
         """Note a try, and that the endpoint is busy with it."""
         observation = exchange.observation
-        attempt = Try(endpoint.instance.id, endpoint.address, new_span_id(), time.time_ns())
+        attempt = Try(endpoint.instance.id, endpoint.address, getrandbits(64) or 1, time.time_ns())
         if observation.service != self.name:
             # A handler's call, which may be one of several to several services.
             attempt.service, attempt.method = self.name, exchange.method
@@ -207,7 +207,8 @@ class Forwarder:
         try:
             # Only now: more of the body may have come while we connected.
             trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
-            data = b"%b%b\r\n%b" % (head, trace_lines, exchange.first_body())
+            body = exchange.first_body() if exchange.body_length != 0 else b""
+            data = b"%b%b\r\n%b" % (head, trace_lines, body)
             timeouts = shape.per_try if len(tried) <= self._retries.attempts else shape.timeouts
             response = connection.begin(data, exchange, timeouts, deadline, head_request=exchange.method == "HEAD")
             exchange.begin_upload(connection)
@@ -361,12 +362,11 @@ def request_head(exchange: Exchange, shape: RequestShape) -> bytes:
     block = exchange.block if not shape.remove else _without(exchange, shape)
     principal = exchange.principal
     identity = identity_of(principal) if principal is not None else b""
-    request_id = exchange.observation.request_id.encode("ascii")
     method = exchange.method.encode("ascii")
     if not exchange.version_11 and b"host" not in exchange.fields.found:
         # HTTP/1.0 needs none, the HTTP/1.1 that we speak does.
         block = b"host: %b\r\n%b" % (exchange.observation.service.encode("ascii"), block)
-    return b"%b %b%b HTTP/1.1\r\n%bx-request-id: %b\r\n%b%b" % (method, path, exchange.query, block, request_id, identity, shape.set_lines)
+    return b"%b %b%b HTTP/1.1\r\n%b%b%b%b" % (method, path, exchange.query, block, exchange.id_line, identity, shape.set_lines)
 
 
 def identity_of(principal: Principal) -> bytes:
