@@ -116,7 +116,13 @@ class Endpoint:
                 latency_seconds = FAILURE_SECONDS
         elif self.failures_in_a_row:
             self._answered(failed)
-        self._observe(latency_seconds, monotonic())
+        now = monotonic()
+        # Peak sensitive: up at once, down slowly (Finagle, `PeakEwma.Metric.observe`).
+        average = self.latency_seconds
+        if latency_seconds < average:
+            latency_seconds += (average - latency_seconds) * exp((self.latency_at - now) / DECAY_SECONDS)
+        self.latency_seconds = latency_seconds
+        self.latency_at = now
         if self.on_idle is not None and self.active == 0:
             self.on_idle(self)
 
@@ -157,15 +163,6 @@ class Endpoint:
         else:
             self.failing_checks.add(service)
         self.on_change(self)
-
-    def _observe(self, latency_seconds: float, now: float) -> None:
-        # Peak sensitive: up at once, down slowly (Finagle, `PeakEwma.Metric.observe`).
-        average = self.latency_seconds
-        if latency_seconds < average:
-            keep = exp((self.latency_at - now) / DECAY_SECONDS)
-            latency_seconds += (average - latency_seconds) * keep
-        self.latency_seconds = latency_seconds
-        self.latency_at = now
 
     def load(self, now: float) -> float:
         """Expected seconds of work here for one more request: the latency, fading while nothing is heard, times those in flight.

@@ -31,7 +31,8 @@ class Exchange(ABC):
     The adapter sets `method`, `target` (bytes as they came), `headers` ((lower-case name, value) in order), `version_11` and `peer`.
     The pipeline sets the rest: `path` and `query` (as they came, the query with its `?`), `host`, `fields`, `plan`, `params`, `principal`,
     `body_length` (bytes, None when chunked), `client_ip`, `observation`, `limit_lines` (wire lines of the RateLimit fields),
-    `cors_lines`, `id_line` (that of X-Request-Id, for both sides), `block` (wire lines that go upstream whatever the route), and `refusal`, the error that was found before the first step.
+    `cors_lines`, `id_line` (that of X-Request-Id, for both sides), `block` (wire lines that go upstream whatever the route), and `refusal`,
+    the error that was found before the first step.
     """
 
     __slots__ = (

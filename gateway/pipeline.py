@@ -168,11 +168,23 @@ class Pipeline:
             trace = self._tracer.start(fields.all(b"traceparent"), fields.all(b"tracestate"), fields.all(b"baggage"))
         else:
             trace = self._tracer.start(_NONE, _NONE, _NONE)
-        exchange.client_ip = head.client_ip
         exchange.body_length = head.body_length
         exchange.block = head.block
         observation = exchange.observation = Observation(started_ns, trace)
-        self._describe(exchange, observation, head)
+        # Facts for the records that every request has.
+        observation.method = exchange.method
+        observation.scheme = peer.scheme
+        observation.peer_ip = peer.ip
+        observation.client_port = peer.port
+        observation.client_ip = exchange.client_ip = head.client_ip
+        observation.generation = self._generation
+        observation.user_agent = head.user_agent
+        observation.memo = head.memo
+        observation.host = exchange.host = head.host
+        # Where the trace is this request's own, its id names the request as well.
+        request_id = trace.trace_id_hex if not head.request_id and not trace.parent_span_id else _request_id(head)
+        observation.request_id = request_id
+        exchange.id_line = b"x-request-id: %b\r\n" % request_id.encode("ascii")
         try:
             if exchange.refusal is None:
                 exchange.refusal = head.refusal
@@ -191,7 +203,8 @@ class Pipeline:
                 raise exchange.refusal
             plan = exchange.plan
             assert plan is not None
-            self._check_room(exchange, plan)
+            if self.in_flight > self._max_in_flight or not self._observer.accepting or exchange.body_length != 0:
+                self._check_room(exchange, plan)
             if plan.authenticate and not self._is_known(exchange):
                 await self._authenticate(exchange, plan)
             plan.authorize(exchange.principal)
@@ -223,28 +236,6 @@ class Pipeline:
             self._observer.observe(observation)
 
     # Opening
-
-    def _describe(self, exchange: Exchange, observation: Observation, head: Head) -> None:
-        """Facts for the records that every request has."""
-        peer = exchange.peer
-        observation.method = exchange.method
-        observation.scheme = peer.scheme
-        observation.peer_ip = peer.ip
-        observation.client_port = peer.port
-        observation.client_ip = head.client_ip
-        observation.generation = self._generation
-        observation.user_agent = head.user_agent
-        observation.memo = head.memo
-        observation.host = exchange.host = head.host
-        trace = observation.trace
-        if head.request_id:
-            observation.request_id = head.request_id
-        elif trace.parent_span_id:
-            observation.request_id = f"{getrandbits(128):032x}"
-        else:
-            # The trace is this request's own, so its id names the request as well.
-            observation.request_id = trace.trace_id_hex
-        exchange.id_line = b"x-request-id: %b\r\n" % observation.request_id.encode("ascii")
 
     def _find_route(self, exchange: Exchange, observation: Observation, head: Head) -> None:
         target = exchange.target
@@ -409,6 +400,11 @@ def _is_denial(error: GatewayError, serving: bool) -> bool:
     if serving and not isinstance(error, BodyTooLarge):
         return False
     return error.status < 500 or isinstance(error, Unavailable)
+
+
+def _request_id(head: Head) -> str:
+    """The id of a request in somebody else's trace: what a trusted proxy calls it, or one of its own."""
+    return head.request_id or f"{getrandbits(128):032x}"
 
 
 def _left(observation: Observation) -> None:

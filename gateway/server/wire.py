@@ -41,7 +41,7 @@ class WireExchange(Exchange):
     )
 
     def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes, *, body_done: bool = False) -> None:
-        super().__init__(head.method.decode("ascii"), target, head.headers, head.version_11, protocol.peer)
+        Exchange.__init__(self, head.method.decode("ascii"), target, head.headers, head.version_11, protocol.peer)
         self._protocol = protocol
         self._keep_alive = head.keep_alive
         self._chunks: list[bytes] = []

@@ -79,7 +79,8 @@ class Telemetry:
             observers["access_log"] = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format, time=time).observe
         self.tracer = Tracer(settings.traces, version=version, replica=replica, exporter=exporter)
         self.metrics = Metrics([*self._own_sources(), *sources])
-        observers["traces"] = self.tracer.finish
+        if self.tracer.recording:
+            observers["traces"] = self.tracer.finish
         if settings.prometheus:
             observers["metrics"] = self.metrics.observe
         self._observers = tuple(observers.items())

@@ -52,10 +52,11 @@ class Tracer:
         exporter: takes the place of the OTLP/HTTP exporter (and of `endpoint`).
     """
 
-    __slots__ = ("_propagator", "_recorder")
+    __slots__ = ("_recorder", "start")
 
     def __init__(self, settings: TraceSettings, *, version: str, replica: str, exporter: SpanExporter | None = None) -> None:
-        self._propagator = Propagator(settings.trust, settings.sample_ratio)
+        #: See `Propagator.start`; not a method of ours, because it is called for every request.
+        self.start = Propagator(settings.trust, settings.sample_ratio).start
         self._recorder: Recorder = NoRecorder()
         builder = SpanBuilder(service_name=settings.service_name, version=version, replica=replica)
         if exporter is None and settings.endpoint:
@@ -63,13 +64,14 @@ class Tracer:
         if exporter is not None:
             self._recorder = SpanRecorder(settings, builder, SpanQueue(exporter))
 
-    def start(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
-        """The trace of a request that came with these field values, one list item a line; bad input starts a new trace."""
-        return self._propagator.start(traceparent, tracestate, baggage)
-
     def new_span_id(self) -> int:
         """For the CLIENT span of a try."""
         return new_span_id()
+
+    @property
+    def recording(self) -> bool:
+        """Whether there is anything to finish."""
+        return not isinstance(self._recorder, NoRecorder)
 
     def finish(self, observation: Observation) -> None:
         """Record the request when it was sampled or a rule says so. Never waits."""

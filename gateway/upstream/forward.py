@@ -121,7 +121,9 @@ class Forwarder:
         head = request_head(exchange, shape)
         total = shape.timeouts.total
         deadline = self._loop.time() + total if total else 0.0
-        endpoint = self._pick(shape.balance_key(exchange) if shape.balance_key is not None else None)
+        endpoint = self._picker.pick(shape.balance_key(exchange) if shape.balance_key is not None else None, ())
+        if endpoint is None:
+            raise Unavailable("no_instance", "No instance of the service is available.")
         circuit.requests += 1
         tried: tuple[Endpoint, ...] = (endpoint,)
         try:
@@ -163,12 +165,6 @@ class Forwarder:
     async def check(self, instance: Instance, check: HealthCheck) -> bool:
         """Whether an instance of the service passes an active check."""
         return await is_well(instance, check.path, check.timeout_seconds, self._tls, self._tls_key.server_name)
-
-    def _pick(self, key: bytes | None) -> Endpoint:
-        endpoint = self._picker.pick(key, ())
-        if endpoint is None:
-            raise Unavailable("no_instance", "No instance of the service is available.")
-        return endpoint
 
     def _blame(self, endpoint: Endpoint) -> bool:
         """The try failed by the instance's fault."""
