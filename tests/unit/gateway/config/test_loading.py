@@ -476,3 +476,19 @@ def test_arbitrary_values_give_problems_and_nothing_else(tree: dict[str, object]
 def test_arbitrary_text_gives_problems_and_nothing_else(text: str) -> None:
     only_problems(text)
     only_problems("version: 1\nserver: " + text)
+
+
+def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+    """G3: a certificate that was renewed in place is another setting; a file that was only touched is not."""
+    file, bundle = tmp_path / "gateway.yaml", tmp_path / "ca.pem"
+    file.write_text("version: 1\nservices: {p: {instances: [https://10.0.0.1:1], tls: {ca_file: ca.pem}}}\n")
+    bundle.write_text("first")
+    first, again = load(file, {}), load(file, {})
+    bundle.touch()
+    assert first == again == load(file, {})
+    assert set(first.files) == {str(file), str(bundle)}
+    bundle.write_text("second")
+    second = load(file, {})
+    assert second.services["p"].tls != first.services["p"].tls
+    assert [path for path in first.files if first.files[path] != second.files[path]] == [str(bundle)]
+    assert first.services["p"].tls.fingerprint not in repr(first)
