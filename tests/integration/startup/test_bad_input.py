@@ -93,7 +93,7 @@ CASES: list[tuple[Change, str]] = [
     (_sink, r"audit\.sink\[0\].*syslog.*stdout, stderr"),
     (_sink_directory, r"sink file:\S+ can't be opened for appending: Is a directory"),
     (_scheme, r"state\.url"),
-    (_redis_url, r"state\.url: .*is not a URL"),
+    (_redis_url, r"state\.url: .*has a host that is none, or a port that is not from 1 to 65535"),
     (_database, r"state\.url.*database"),
     (_embedded_path, r"state\.url: the embedded store can't keep its data in \S+: Not a directory"),
     (_no_jwks, r"issuers\[0\]\.jwks_file: can't read .*No such file"),
