@@ -59,8 +59,10 @@ def status(gateway: ProcessGateway, path: str) -> int:
     return httpx.get(gateway.url + path, trust_env=False, timeout=20).status_code
 
 
-def config_records(gateway: ProcessGateway) -> list[Json]:
-    return [record["detail"] for record in gateway.records(lambda each: each["event"] == "config")]
+def config_record(gateway: ProcessGateway) -> Json:
+    """The detail of the first record of a reload, once it is there."""
+    detail: Json = gateway.wait_for_record(lambda each: each["event"] == "config")["detail"]
+    return detail
 
 
 def generations(gateway: ProcessGateway) -> float:
@@ -82,7 +84,7 @@ def test_admin_call_puts_a_new_configuration_to_work(tmp_path: Path, service: Up
         assert gateway.admin("GET", "/v1/config").json()["generation"] == 2
         assert [route["path"] for route in gateway.admin("GET", "/v1/routes").json()["routes"]] == ["/b"]
         assert "generation 2 is at work" in gateway.said
-        (record,) = config_records(gateway)
+        record = config_record(gateway)
         assert {key: record[key] for key in ("action", "result", "generation")} == {
             "action": "reload",
             "result": "accepted",
@@ -154,7 +156,7 @@ def test_configuration_that_can_not_be_used_changes_nothing(content: str, key: s
         assert "secret" not in reply.text
         assert (status(gateway, "/a"), generations(gateway)) == (200, 1)
         assert "configuration refused (admin), generation 1 stays at work" in gateway.said
-        record = config_records(gateway)[0]
+        record = config_record(gateway)
         assert record["result"] == "refused"
         assert any(key in told for told in record["keys"])
         assert "secret" not in gateway.said
