@@ -24,6 +24,8 @@ LIFE_SECONDS = 5.0
 #: So many beats long a replica that is not seen any more still counts: after an outage they come back one after the other.
 _BEATS_REMEMBERED = int(LIFE_SECONDS / INTERVAL_SECONDS)
 _LEAVE_SECONDS = 0.5
+#: How much worse a comparison of clocks counts with each beat: after a minute ten times.
+_FORGET_COMPARISON = 1.04
 
 
 class HeartbeatStore(Protocol):
@@ -57,6 +59,7 @@ class Heartbeat:
         self._keys = [b"gw:%b:replicas" % tag, b"gw:%b:replicas-about" % tag]
         self._seen: deque[frozenset[str]] = deque(maxlen=_BEATS_REMEMBERED)
         self._offset_seconds: float | None = None
+        self._compared_within_seconds = float("inf")
         self._beating: asyncio.Task[None] | None = None
         #: Names of the replicas that count now, in order; only ever replaced as a whole.
         self.live: tuple[str, ...] = (name,)
@@ -77,6 +80,8 @@ class Heartbeat:
         """Beats once, and from then on by itself."""
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(self._interval_seconds):
+                await self._beat()
+                # Again: the first one had to open a connection, which says little about the server's clock.
                 await self._beat()
         self._beating = asyncio.get_running_loop().create_task(self._go_on())
 
@@ -117,9 +122,18 @@ class Heartbeat:
         asked = time.time()
         reply = await self._say(self._said())
         answered = time.time()
-        self._offset_seconds = reply[0] / 1e6 - (asked + answered) / 2
+        self._compare_clocks(reply[0] / 1e6, asked, answered)
         self._seen.append(frozenset(name.decode() for name in reply[1::2]) | {self._name})
         self.live = tuple(sorted(frozenset().union(*self._seen)))
+
+    def _compare_clocks(self, theirs: float, asked: float, answered: float) -> None:
+        """The quicker the answer, the nearer the server read its clock to the middle of the wait. An old comparison gives way in time."""
+        took = answered - asked
+        if took <= self._compared_within_seconds:
+            self._compared_within_seconds = took
+            self._offset_seconds = theirs - (asked + answered) / 2
+        else:
+            self._compared_within_seconds *= _FORGET_COMPARISON
 
     def _said(self) -> bytes:
         return orjson.dumps(self._about())
