@@ -52,6 +52,7 @@ class SlotLines:
         self._on_change = on_change
         self._lines = [_SlotLine(self, shard) for shard in range(len(slots))]
         self._wires: dict[Node, Wire] = {}
+        self._unused: set[Node] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._stale = asyncio.Event()
         self._opened = asyncio.Event()
@@ -91,7 +92,7 @@ class SlotLines:
             wire = Wire(
                 _NodeConnector(self._address, node),
                 self._prepare,
-                partial(self._wire_changed, node),
+                lambda why: self._wire_changed(node, wire, why),
                 name=name,
                 longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
             )
@@ -101,7 +102,10 @@ class SlotLines:
 
     # Following the owners
 
-    def _wire_changed(self, node: Node, why: StoreError | None) -> None:
+    def _wire_changed(self, node: Node, wire: Wire | None, why: StoreError | None) -> None:
+        if self._wires.get(node) is not wire:
+            # Given up, and perhaps replaced: it speaks for nobody any more, also when it gets through after all.
+            return
         for shard, line in enumerate(self._lines):
             if line.node == node:
                 self._on_change(shard, why)
@@ -139,14 +143,18 @@ class SlotLines:
             owner = view.owner(slot)
             if owner is not None:
                 self._assign(shard, owner)
-        unused = set(self._wires) - {line.node for line in self._lines}
-        for node in unused:
-            # What is still owed an answer gets it first.
-            if self._wires[node].idle:
-                await self._wires.pop(node).close()
+        await self._close_unused()
         if not self._opened.is_set():
             await asyncio.gather(*(wire.attempted() for wire in self._wires.values()))
         self._failing = False
+
+    async def _close_unused(self) -> None:
+        """Closes connections that no shard has used since the last look: while an owner changes, nodes differ for a moment."""
+        unused = set(self._wires) - {line.node for line in self._lines}
+        closing = [node for node in unused & self._unused if self._wires[node].idle]
+        self._unused = unused
+        # All of them are out of use before anything is waited for.
+        await asyncio.gather(*[wire.close() for wire in [self._wires.pop(node) for node in closing]])
 
     async def _view(self) -> View:
         """From the nodes that are connected already, or else from any."""

@@ -171,3 +171,19 @@ def test_a_line_is_shown_with_its_node() -> None:
         await asyncio.sleep(0)
 
     on_bench(scenario)
+
+
+def test_a_connection_that_was_given_up_speaks_for_nobody() -> None:
+    """It may get through all the same: a cancellation can get lost while it is opened."""
+
+    async def scenario(bench: Bench) -> None:
+        stale: Any = HandWire()
+        bench.lines._wire_changed(HERE, stale, None)
+        bench.lines._wire_changed(HERE, stale, StoreError("unavailable", "closed"))
+        assert bench.changes == []
+        current: Any = bench.here
+        bench.lines._wire_changed(HERE, current, None)
+        bench.lines._wire_changed(THERE, stale, None)
+        assert bench.changes == [(0, True)]
+
+    on_bench(scenario)
