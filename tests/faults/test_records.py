@@ -71,7 +71,7 @@ def assert_ended_quietly(gateway: ProcessGateway) -> None:
 def test_collector_down(measured: Measured, form: Form, tmp_path: Path, login: Login, service: ServiceProcess) -> None:
     """O5, F-60."""
     with running(tmp_path, traced(tmp_path, login, service, f"http://127.0.0.1:{free_port()}")) as gateway:
-        judge(measured, gateway, login, form.seconds(2, 20))
+        judge(measured, gateway, login, form.seconds(1, 20))
 
 
 @fault(
@@ -84,7 +84,7 @@ def test_collector_slow(measured: Measured, form: Form, tmp_path: Path, login: L
     with OtlpReceiver() as receiver:
         receiver.behave(delay_seconds=5.0)
         with running(tmp_path, traced(tmp_path, login, service, receiver.endpoint)) as gateway:
-            judge(measured, gateway, login, form.seconds(2, 20))
+            judge(measured, gateway, login, form.seconds(1, 20))
 
 
 @fault(
