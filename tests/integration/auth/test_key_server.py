@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.keys import KeyTimings
-from gateway.errors import GatewayError, Unauthorized, Unavailable
-from gateway.settings import AuthenticationSettings
+from gateway.errors import Unauthorized, Unavailable
+from tests.support.authenticating import authenticating as authenticating_by
+from tests.support.authenticating import outcome
 from tests.support.identity_provider import Answer, IdentityProvider, identity_provider
-from tests.support.tokens import FakeClock, claims, issuer, jwk, jwks, rsa_key, token
+from tests.support.tokens import claims, jwk, jwks, rsa_key, token
 
 FIRST, SECOND = jwk(rsa_key(), kid="k1"), jwk(rsa_key(which=1), kid="k2")
 WITH_FIRST = b"Bearer " + token()
@@ -34,30 +34,14 @@ def provider() -> Iterator[IdentityProvider]:
         yield running
 
 
-@asynccontextmanager
-async def authenticating(provider: IdentityProvider, timings: KeyTimings = QUIET, **changes: Any) -> AsyncIterator[Authenticator]:
-    settings = issuer(**({"jwks": b"", "jwks_url": provider.url + "/keys"} | changes))
-    async with httpx.AsyncClient(trust_env=False) as http:
-        authenticator = Authenticator(AuthenticationSettings(issuers=(settings,)), http, clock=FakeClock(), timings=timings)
-        await authenticator.start()
-        try:
-            yield authenticator
-        finally:
-            await authenticator.close()
+def authenticating(provider: IdentityProvider, timings: KeyTimings = QUIET, **changes: Any) -> AbstractAsyncContextManager[Authenticator]:
+    return authenticating_by(timings, **({"jwks_url": provider.url + "/keys"} | changes))
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - conditions of a server in another thread
             await asyncio.sleep(0.005)
-
-
-async def outcome(authenticator: Authenticator, field: bytes) -> str:
-    try:
-        principal = await authenticator.authenticate(field, None)
-    except GatewayError as error:
-        return f"{error.status} {error.reason}"
-    return principal.subject if principal else "nobody"
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:

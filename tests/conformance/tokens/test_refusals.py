@@ -1,0 +1,240 @@
+"""Every hostile token of the tables, to the verifier, and to a gateway over HTTP (SPEC A1 to A3; S-22 to S-32).
+
+Each is refused for what is wrong with it: with the code that the client sees, and with the reason that our records show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.auth.cache import PrincipalCache
+from gateway.auth.jwk import KeySet, secret_key
+from gateway.auth.keys import StaticKeys, local_key_set
+from gateway.auth.tokens import TrustedIssuer, Verifier
+from gateway.errors import Unauthorized
+from gateway.settings import Issuer
+from tests.conformance.tokens import claims, headers, signatures, spellings
+from tests.conformance.tokens.case import Case
+from tests.conformance.tokens.forge import (
+    ALGORITHMS,
+    BATCH,
+    BATCH_SECRET,
+    GOOD,
+    HEADER,
+    ISSUER,
+    JWKS,
+    PARTNER,
+    PARTNER_JWKS,
+    es256,
+    headed,
+    hmac_token,
+    pair,
+    ps256,
+    signed,
+    signing_input,
+    with_signature,
+)
+from tests.support.redis_server import any_server
+from tests.support.tokens import AUDIENCE, ed_key
+from tests.support.whole_gateway import ProcessGateway, Upstream, running, upstream
+
+TABLES = {"headers": headers.CASES, "spellings": spellings.CASES, "claims": claims.CASES, "signatures": signatures.CASES}
+EVERY: list[Case] = [case for cases in TABLES.values() for case in cases]
+EVERY_TOKEN = Counter(case.token for case in EVERY)
+OVER_HTTP = [case for case in EVERY if case.fits_a_field]
+
+_ES = signing_input({"alg": "ES256", "kid": "ec"}, GOOD)
+_R, _S = es256(_ES)
+#: What the same verifier and gateway take: without these a suite of refusals would prove nothing.
+GOOD_TOKENS: dict[str, bytes] = {
+    "RS256": signed(),
+    "PS256": with_signature(
+        signing_input({"alg": "PS256", "kid": "pss"}, GOOD), ps256(signing_input({"alg": "PS256", "kid": "pss"}, GOOD))
+    ),
+    "ES256": with_signature(_ES, pair(_R, _S)),
+    "EdDSA": with_signature(
+        signing_input({"alg": "EdDSA", "kid": "ed"}, GOOD), ed_key().sign(signing_input({"alg": "EdDSA", "kid": "ed"}, GOOD))
+    ),
+    "HS256": hmac_token(BATCH_SECRET, "HS256", {**GOOD, "iss": BATCH}),
+    "without a kid": signed({"alg": "RS256"}),
+    "an access token": headed(typ="at+jwt"),
+    "keys brought along are ignored": headed(jku="https://evil.example/keys", x5c=["AAAA"], jwk={"kty": "oct", "k": "AAAA"}),
+    "several audiences": signed(HEADER, {**GOOD, "aud": ["billing", AUDIENCE]}),
+    "a fractional date": signed(HEADER, {**GOOD, "exp": GOOD["exp"] + 0.5}),
+    "members in another order": signed(dict(reversed(HEADER.items())), dict(reversed(GOOD.items()))),
+    "white space": signed(json.dumps(HEADER, indent=3).encode(), json.dumps(GOOD, indent=3).encode()),
+    "names beyond ASCII": signed(HEADER, {**GOOD, "sub": "alice", "name": "\u00c5sa \U0001f600"}),
+}
+
+
+def trusted(name: str, iss: str, **settings: Any) -> TrustedIssuer:
+    issuer = Issuer(name=name, issuer=iss, audience=(AUDIENCE,), **settings)
+    if issuer.secret:
+        return TrustedIssuer(issuer, StaticKeys(KeySet([secret_key(issuer.secret, "HS256")])))
+    return TrustedIssuer(issuer, StaticKeys(local_key_set(issuer.jwks, issuer, "jwks")))
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Verifier:
+    issuers = [
+        trusted("login", ISSUER, algorithms=ALGORITHMS, jwks=JWKS),
+        trusted("partner", PARTNER, algorithms=("RS256",), jwks=PARTNER_JWKS),
+        trusted("batch", BATCH, algorithms=("HS256",), secret=BATCH_SECRET),
+    ]
+    return Verifier(issuers, PrincipalCache(1000, time.time), time.time)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
+def test_is_refused_for_what_is_wrong_with_it(verifier: Verifier, case: Case) -> None:
+    """A1, A2, A3, S-22, S-23, S-24, S-25, S-26, S-27, S-28, S-29, S-32: a 401 with its code and reason, never anything else."""
+    with pytest.raises(Unauthorized) as caught:
+        asyncio.run(verifier.verify(case.token))
+    assert (caught.value.code, caught.value.reason) == (case.code, case.reason)
+
+
+@pytest.mark.parametrize("token", GOOD_TOKENS.values(), ids=GOOD_TOKENS.keys())
+def test_the_same_verifier_takes_good_tokens(verifier: Verifier, token: bytes) -> None:
+    """A1, A2: what is refused above is not refused for being unknown here."""
+    assert asyncio.run(verifier.verify(token)).subject == "alice"
+
+
+def test_nothing_of_a_refused_token_is_kept(verifier: Verifier) -> None:
+    """A5: only valid tokens are remembered."""
+    cache = verifier._cache
+    before = len(cache)
+    for _ in range(3):
+        for case in EVERY[:50]:
+            with pytest.raises(Unauthorized):
+                asyncio.run(verifier.verify(case.token))
+    assert len(cache) == before
+
+
+def test_the_tables_are_as_wide_as_they_claim() -> None:
+    """S-28: no case is there twice, and every kind of attack has several."""
+    assert [case.name for case in EVERY if EVERY_TOKEN[case.token] > 1] == []
+    assert len(EVERY) >= 400
+    assert len(OVER_HTTP) >= 300
+    assert all(len(cases) >= 50 for cases in TABLES.values())
+
+
+# Over HTTP
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Upstream]:
+    with upstream("patients") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGateway]:
+    """A gateway that believes loopback about the client's address, with the limit on failed authentications as it is by default."""
+    directory = tmp_path_factory.mktemp("gateway")
+    with any_server("redis") as store, running(directory, configuration(directory, service, store.url)) as started:
+        yield started
+
+
+def configuration(directory: Path, service: Upstream, store: str) -> dict[str, Any]:
+    (directory / "login.json").write_bytes(JWKS)
+    (directory / "partner.json").write_bytes(PARTNER_JWKS)
+    (directory / "secret").write_bytes(BATCH_SECRET)
+    audience = [AUDIENCE]
+    issuers = [
+        {
+            "name": "login",
+            "issuer": ISSUER,
+            "audience": audience,
+            "algorithms": list(ALGORITHMS),
+            "jwks_file": str(directory / "login.json"),
+        },
+        {"name": "partner", "issuer": PARTNER, "audience": audience, "algorithms": ["RS256"], "jwks_file": str(directory / "partner.json")},
+        {"name": "batch", "issuer": BATCH, "audience": audience, "algorithms": ["HS256"], "secret_file": str(directory / "secret")},
+    ]
+    return {
+        "version": 1,
+        "server": {"port": 0, "trusted_proxies": ["127.0.0.0/8"], "max": {"header_bytes": "64KiB"}},
+        "admin": {"port": 0},
+        "state": {"url": store, "budget": "2s"},
+        "authentication": {"issuers": issuers},
+        "services": {"patients": {"instances": [service.url]}},
+        "routes": [{"name": "any", "path": "/{rest:path}", "service": "patients"}],
+        "audit": {"sink": [f"file:{directory / 'audit.jsonl'}"]},
+    }
+
+
+def ask(gateway: ProcessGateway, token: bytes, number: int = 0) -> tuple[int, bytes]:
+    """Status and whole answer to a request with a token, from a client address of its own."""
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    address = f"198.18.{number // 250}.{1 + number % 250}"
+    head = (
+        f"GET /patients/7 HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nX-Forwarded-For: {address}\r\nAuthorization: Bearer ".encode()
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head + token + b"\r\n\r\n")
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    return int(answer[9:12]), answer
+
+
+@pytest.mark.parametrize("number", range(len(OVER_HTTP)), ids=[case.name for case in OVER_HTTP])
+def test_is_refused_over_http(gateway: ProcessGateway, service: Upstream, number: int) -> None:
+    """A1, A2, A3, S-28, S-31, S-41: 401, the code, the challenge, nothing of the token; the service sees nothing, and nothing is a 500."""
+    case = OVER_HTTP[number]
+    before = len(service.seen)
+    status, answer = ask(gateway, case.token, number)
+    fields, _, body = answer.partition(b"\r\n\r\n")
+    assert status == 401, answer
+    assert json.loads(body)["code"] == case.code
+    assert b'www-authenticate: bearer realm="gateway", error="invalid_token"' in fields.lower()
+    assert len(case.token) < 16 or case.token[:16] not in answer
+    assert len(service.seen) == before
+
+
+@pytest.mark.parametrize("token", GOOD_TOKENS.values(), ids=GOOD_TOKENS.keys())
+def test_the_same_gateway_serves_good_tokens(gateway: ProcessGateway, token: bytes) -> None:
+    """A1, A2: and goes on to after all of that."""
+    status, answer = ask(gateway, token)
+    assert status == 200, answer
+    assert b'["x-auth-subject", "alice"]' in answer
+
+
+def test_a_token_that_no_field_can_carry_never_gets_that_far(gateway: ProcessGateway, service: Upstream) -> None:
+    """S-5, S-28: line ends and NUL within a field are the parser's to refuse; the end of a field is trimmed (RFC 9110 section 5.5)."""
+    before = len(service.seen)
+    for token in (case.token for case in EVERY if not case.fits_a_field):
+        if any(octet in token.strip(b" \t\r\n") for octet in b"\0\r\n"):
+            status, answer = ask(gateway, token, 9_000)
+            assert status in (400, 401, 429), answer
+    assert len(service.seen) == before
+
+
+def test_a_respelled_signature_is_the_same_token(gateway: ProcessGateway, verifier: Verifier) -> None:
+    """S-30: n - s is as good as s and needs no key, so a revocation must not go by the token's text."""
+    payload = {**GOOD, "jti": "token-respelled"}
+    covered = signing_input({"alg": "ES256", "kid": "ec"}, payload)
+    r, s = es256(covered)
+    first, second = with_signature(covered, pair(r, s)), with_signature(covered, pair(r, signatures.P256_ORDER - s))
+    assert {asyncio.run(verifier.verify(each)).token_id for each in (first, second)} == {"token-respelled"}
+    assert [ask(gateway, each, 8_000)[0] for each in (first, second)] == [200, 200]
+    assert gateway.admin("POST", "/v1/revocations", json={"kind": "token", "value": first.decode()}).status_code == 201
+    for each in (first, second):
+        status, answer = ask(gateway, each, 8_000)
+        assert (status, json.loads(answer.partition(b"\r\n\r\n")[2])["code"]) == (401, "token_revoked")
+
+
+def test_the_gateway_recorded_each_refusal_and_no_failure(gateway: ProcessGateway) -> None:
+    """S-28, S-34: after all that there is no 500, no trace of an exception, and each refusal has its record."""
+    records = gateway.records(lambda record: record["event"] == "request" and record["response"]["status"] == 401)
+    assert len(records) >= len(OVER_HTTP)
+    assert gateway.records(lambda record: record["event"] == "request" and record["response"]["status"] >= 500) == []
+    assert "Traceback" not in gateway.said
