@@ -35,7 +35,7 @@ class _Ourselves(Peer):
     def __init__(self) -> None:
         super().__init__("", 0, "http", 0, TrustedProxies(()))
 
-    def forwarding_lines(self, fields: object) -> bytes:
+    def forwarding_lines(self, fields: object, version: bytes = b"1.1") -> bytes:
         return b""
 
 

@@ -93,6 +93,11 @@ class Exchange(ABC):
         return f"<{type(self).__name__} {self.method} route={route}>"
 
     @property
+    def version(self) -> bytes:
+        """Version of the HTTP that the request came with, as Via tells it."""
+        return b"1.1" if self.version_11 else b"1.0"
+
+    @property
     def path_params(self) -> Mapping[str, object]:
         """Parameters of the path template, decoded."""
         return self.params

@@ -90,9 +90,9 @@ class Head:
         self.block = request_block(self.fields, self.body_length, peer)
 
 
-def request_block(fields: RequestFields, body_length: int | None, peer: Peer) -> bytes:
-    """Wire lines for the upstream that do not depend on the route."""
-    return b"".join(fields.lines) + framing_line(fields, body_length) + peer.forwarding_lines(fields)
+def request_block(fields: RequestFields, body_length: int | None, peer: Peer, version: bytes = b"1.1") -> bytes:
+    """Wire lines for the upstream that do not depend on the route. `version` is that of the HTTP that the request came with."""
+    return b"".join(fields.lines) + framing_line(fields, body_length) + peer.forwarding_lines(fields, version)
 
 
 def framing_line(fields: RequestFields, body_length: int | None) -> bytes:

@@ -2,7 +2,7 @@
 
 One pass over a request's fields sorts them: what is forwarded as it came becomes wire lines, what the gateway itself needs or manages is
 kept aside. Hop-by-hop fields go both ways (RFC 9110 section 7.6.1); fields that we manage are never taken from a client, whatever their
-spelling (names with an underscore are dropped, because upstreams fold `_` into `-`).
+spelling (names with an underscore are dropped, because upstreams fold `_` into `-`; see `may_pass`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gateway.errors import MalformedMessage
+from gateway.errors import BadGateway, MalformedMessage
 
 FieldList = list[tuple[bytes, bytes]]
 
@@ -30,7 +30,8 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-#: Fields that only we may set towards an upstream (CONTRACT section 5), and forwarding fields that are rebuilt by trust.
+#: Fields that only we may set towards an upstream (CONTRACT section 5), and forwarding fields that are rebuilt by trust. `x-original-url`
+#: and `x-rewrite-url` are read by some frameworks as the path, instead of the one that was authorized.
 MANAGED = frozenset(
     (
         b"baggage",
@@ -51,8 +52,10 @@ MANAGED = frozenset(
         b"x-forwarded-prefix",
         b"x-forwarded-proto",
         b"x-forwarded-server",
+        b"x-original-url",
         b"x-real-ip",
         b"x-request-id",
+        b"x-rewrite-url",
     )
 )
 
@@ -82,13 +85,36 @@ PROTECTED = frozenset(
 BODILESS = frozenset((204, 304))
 
 #: Forwarded as they came, and read by us on the way.
-READ = frozenset((b"authorization", b"content-length", b"expect", b"host", b"origin", b"user-agent"))
+READ = frozenset((b"authorization", b"content-length", b"expect", b"host", b"origin", b"user-agent", b"via"))
 
 #: Response fields of an upstream that we answer for ourselves, framing among them. `server` would tell what runs behind us.
 RESPONSE_DROPPED = HOP_BY_HOP | {b"content-length", b"server", b"x-request-id"}
 
-_KEEP, _ASIDE = 1, 2
+#: How a gateway calls itself in Via, and how often a request may have been here; more is a loop (RFC 9110 section 7.6.3).
+PSEUDONYM = b"hms-gateway"
+MAX_PASSAGES = 10
+
+_PASS, _KEEP, _ASIDE, _DROP = range(4)
 _UNDERSCORE = ord("_")
+#: Names of fields that clients sent, remembered with what becomes of them, and the longest among them.
+MAX_KNOWN_NAMES = 1024
+MAX_KNOWN_NAME_BYTES = 64
+
+#: Everything but letters and digits becomes a dash: CGI and its heirs see no difference between such names.
+_FOLDED = bytes(byte if chr(byte).isalnum() and byte < 0x80 else ord("-") for byte in range(256))
+_NEVER_ALIASED = MANAGED | PROTECTED | HOP_BY_HOP
+
+
+def may_pass(name: bytes) -> bool:
+    """Whether a client may send a field of this lower-case name to an upstream, or to an application of this process.
+
+    Not a managed one (SPEC H3), nor any other of `X-Forwarded-`; not with an underscore; and no spelling that folds into a field that
+    something rests on, such as `x.auth.subject`.
+    """
+    folded = name.translate(_FOLDED)
+    if _UNDERSCORE in name or folded.startswith(b"x-forwarded-"):
+        return False
+    return name not in MANAGED if folded == name else folded not in _NEVER_ALIASED
 
 
 class RequestFields:
@@ -118,10 +144,22 @@ class RequestFields:
 
     def with_host(self, host: bytes) -> RequestFields:
         """These fields with a target's own authority in the place of Host (RFC 9112 section 3.2.2)."""
-        fields = RequestFields()
+        fields = self.with_line(b"host", host)
         fields.found = {**self.found, b"host": host}
+        return fields
+
+    def with_line(self, name: bytes, value: bytes) -> RequestFields:
+        """These fields with another value of one that is forwarded."""
+        fields = self.without(name)
+        fields.lines.insert(0, b"%b: %b\r\n" % (name, value))
+        return fields
+
+    def without(self, name: bytes) -> RequestFields:
+        """These fields, one of which is not forwarded."""
+        fields = RequestFields()
+        fields.found = self.found
         fields.repeated = self.repeated
-        fields.lines = [b"host: %b\r\n" % host, *(line for line in self.lines if not line.startswith(b"host:"))]
+        fields.lines = [line for line in self.lines if not line.startswith(name + b":")]
         return fields
 
 
@@ -136,22 +174,27 @@ class FieldTable:
         table = dict.fromkeys(HOP_BY_HOP | MANAGED | frozenset(credentials), _ASIDE)
         table.update(dict.fromkeys(READ, _KEEP))
         table[b"content-length"] = _ASIDE
-        self._kind = table.get
+        self._table = table
+        self._most_names = len(table) + MAX_KNOWN_NAMES
 
     def sort(self, headers: FieldList) -> RequestFields:
         """Sort the fields of a request.
 
         Raises:
             MalformedMessage: more than one Host.
+            BadGateway: the request has been here before, again and again.
         """
         fields = RequestFields()
-        kind_of, line, found = self._kind, fields.lines.append, fields.found
+        kind_of, line, found = self._table.get, fields.lines.append, fields.found
         for field in headers:
             name = field[0]
             kind = kind_of(name)
             if kind is None:
-                if _UNDERSCORE not in name:
-                    line(b"%b: %b\r\n" % field)
+                kind = self._learn(name)
+            if kind == _PASS:
+                line(b"%b: %b\r\n" % field)
+                continue
+            if kind == _DROP:
                 continue
             # White space around a value is no part of it (RFC 9112 section 5.1); the parser leaves what trails.
             value = field[1].rstrip(b" \t")
@@ -164,9 +207,18 @@ class FieldTable:
         if fields.repeated:
             refuse_repeated(fields.repeated)
         connection = found.get(b"connection")
-        if connection is not None and connection not in _PLAIN_CONNECTION:
+        if connection is not None and (connection not in _PLAIN_CONNECTION or fields.repeated):
             remove_named(fields)
+        if b"via" in found:
+            refuse_loop(fields.all(b"via"))
         return fields
+
+    def _learn(self, name: bytes) -> int:
+        """What becomes of a field that isn't in the table. Clients send few different ones, so it is put there; some send many."""
+        kind = _PASS if may_pass(name) else _DROP
+        if len(self._table) < self._most_names and len(name) <= MAX_KNOWN_NAME_BYTES:
+            self._table[name] = kind
+        return kind
 
 
 _PLAIN_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
@@ -181,6 +233,16 @@ def refuse_repeated(repeated: FieldList) -> None:
     for name, _ in repeated:
         if name == b"host":
             raise MalformedMessage("The request has more than one Host field.", reason="host_repeated")
+
+
+def refuse_loop(via: list[bytes]) -> None:
+    """Refuse what comes back to us again and again (RFC 9110 section 7.6.3). A few gateways in a row share our name, so once is no loop.
+
+    Raises:
+        BadGateway: there is a loop.
+    """
+    if sum(value.count(PSEUDONYM) for value in via) > MAX_PASSAGES:
+        raise BadGateway(reason="loop")
 
 
 def connection_options(values: Iterable[bytes]) -> set[bytes]:
@@ -228,7 +290,7 @@ def application_fields(headers: FieldList, ours: bytes) -> FieldList:
     Args:
         ours: wire lines of the fields that we set.
     """
-    kept = [field for field in headers if field[0] not in MANAGED and _UNDERSCORE not in field[0]]
+    kept = [field for field in headers if may_pass(field[0])]
     return kept + parse_lines(ours)
 
 

@@ -6,11 +6,12 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gateway.headers import RequestFields
+from gateway.headers import PSEUDONYM, RequestFields
 from gateway.paths import is_authority
 
 #: Longest chain of X-Forwarded-For that is read; the rest is a forgery or a loop.
 MAX_HOPS = 32
+VIA = b"via: 1.1 %b\r\n" % PSEUDONYM
 
 if TYPE_CHECKING:
     from gateway.head import Head
@@ -75,12 +76,17 @@ class Peer:
                 return hop
         return hops[0] if hops else self.ip
 
-    def forwarding_lines(self, fields: RequestFields) -> bytes:
-        """Wire lines of Via and X-Forwarded-For, -Proto, -Port and -Host for the upstream."""
+    def forwarding_lines(self, fields: RequestFields, version: bytes = b"1.1") -> bytes:
+        """Wire lines of Via and X-Forwarded-For, -Proto, -Port and -Host for the upstream.
+
+        Args:
+            version: of HTTP, as the request came with it (RFC 9110 section 7.6.3).
+        """
         host = fields.found.get(b"host", b"")
+        via = VIA if version == b"1.1" else b"via: %b %b\r\n" % (version, PSEUDONYM)
         if not self.trusted:
-            return b"%bx-forwarded-host: %b\r\n" % (self._fixed_lines, host)
-        return self._trusted_lines(fields, host)
+            return b"%b%bx-forwarded-host: %b\r\n" % (via, self._fixed_lines, host)
+        return via + self._trusted_lines(fields, host)
 
     def _trusted_lines(self, fields: RequestFields, host: bytes) -> bytes:
         """What a proxy of ours said is kept where it is well-formed, and the chain grows by the proxy itself."""
@@ -95,7 +101,7 @@ class Peer:
 
 
 def _lines(chain: str, scheme: str, port: int) -> bytes:
-    text = f"via: 1.1 hms-gateway\r\nx-forwarded-for: {chain}\r\nx-forwarded-proto: {scheme}\r\nx-forwarded-port: {port}\r\n"
+    text = f"x-forwarded-for: {chain}\r\nx-forwarded-proto: {scheme}\r\nx-forwarded-port: {port}\r\n"
     return text.encode("ascii")
 
 

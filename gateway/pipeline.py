@@ -43,6 +43,8 @@ logger = logging.getLogger("gateway.pipeline")
 MAXIMUM_TARGETS = 1024
 MAXIMUM_TARGET_BYTES = 256
 
+#: No path of proxies is longer than that, and no number that is longer need be read.
+_MAX_FORWARDS_DIGITS = 9
 #: Status that records show when the client left before an answer; nginx's number for the same.
 CLIENT_GONE_STATUS = 499
 
@@ -265,7 +267,7 @@ class Pipeline:
             self._answer_options(exchange, EVERY_METHOD)
             return None
         path = canonical(exchange.path)
-        if exchange.method == "OPTIONS" and self._is_preflight(exchange, path):
+        if exchange.method == "OPTIONS" and (self._is_preflight(exchange, path) or self._ends_here(exchange, path)):
             return None
         try:
             match = self._routes.match(exchange.host, exchange.method, path, exchange.header_text)
@@ -300,6 +302,22 @@ class Pipeline:
         exchange.observation.route = match.route
         exchange.refusal = _Answer(PREFLIGHT_STATUS, parse_lines(lines))
         return True
+
+    def _ends_here(self, exchange: Exchange, path: str) -> bool:
+        """Whether OPTIONS may go no further; else Max-Forwards is counted down (RFC 9110 section 7.6.2)."""
+        value = exchange.header(b"max-forwards")
+        if value is None:
+            return False
+        value = value.strip(b" \t")
+        if not value.isdigit() or len(value) > _MAX_FORWARDS_DIGITS:
+            raise MalformedMessage("Max-Forwards is not a single decimal number.", reason="max_forwards")
+        left = int(value)
+        if not left:
+            self._answer_options(exchange, self._routes.allowed_methods(exchange.host, path, exchange.header_text))
+            return True
+        exchange.fields = exchange.fields.with_line(b"max-forwards", b"%d" % (left - 1))
+        exchange.block = request_block(exchange.fields, exchange.body_length, exchange.peer)
+        return False
 
     def _answer_options(self, exchange: Exchange, allow: tuple[str, ...]) -> None:
         """OPTIONS that no route claims is answered from the table (RFC 9110 section 9.3.7)."""

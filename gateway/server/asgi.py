@@ -83,6 +83,10 @@ class AsgiExchange(Exchange):
         self._body_done = self.body_length == 0
 
     @property
+    def version(self) -> bytes:
+        return str(self._scope["http_version"]).encode("ascii")
+
+    @property
     def response_started(self) -> bool:
         return self._started
 
@@ -275,7 +279,7 @@ class AsgiExchange(Exchange):
         observation = self.observation
         identity = identity_of(self.principal) if self.principal is not None else b""
         return b"%b%b%b%b" % (
-            self.peer.forwarding_lines(self.fields),
+            self.peer.forwarding_lines(self.fields, self.version),
             self.id_line,
             identity,
             observation.trace.propagation_lines(observation.trace.span_id),

@@ -1,8 +1,9 @@
 """Strict HTTP/1.1 reading on uvicorn's httptools protocol: the only file on this side that knows the parser.
 
 llhttp is lenient, or silent, where a gateway must not be: it bounds neither header bytes nor count, merges trailers into the header,
-accepts a missing or repeated Host and odd versions, and hands a request out before it has seen what follows in the same read. So this
-layer keeps its own counts, keeps trailers out, checks the head, and hands nothing out until the whole read was free of framing errors.
+accepts a missing or repeated Host, odd versions, other protocols and more than one space in the request line, and hands a request out
+before it has seen what follows in the same read. So this layer keeps its own counts, keeps trailers out, checks the head, and hands
+nothing out until the whole read was free of framing errors.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MAX_TRAILERS = 64
 MAX_OVERHEAD_BYTES = 512 * 1024
 MAX_OVERHEAD_RATIO = 16
 
+_LINE_11, _LINE_10 = b"%b %b HTTP/1.1\r\n", b"%b %b HTTP/1.0\r\n"
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 #: What a request target may consist of when the parser doesn't see it: visible ASCII. What is allowed in it is decided when it is routed.
 _VISIBLE = bytes(range(0x21, 0x7F))
@@ -75,6 +77,9 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self._heads = 0
         #: The parser has seen the end of a message and nothing of the next.
         self._between = True
+        #: The newest read, and the reads before it that the head being received began in.
+        self._read = b""
+        self._earlier = bytearray()
         # Per-request state
         self._url = b""
         #: Bytes of all reads since the request began, what a request before it had of the first one included.
@@ -132,6 +137,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self._message_bytes = len(data) if self._follows and not self.in_head else self._message_bytes + len(data)
         self._follows = False
         self._heads = 0
+        self._read = data
         try:
             self.parser.feed_data(data)
             if between and self._between and self._heads == 1:
@@ -146,17 +152,24 @@ class StrictHttp1Protocol(HttpToolsProtocol):
             if not self._last_request:
                 cause = exc.__context__
                 self.refused(cause if isinstance(cause, GatewayError) else MalformedMessage())
+        self._read = b""
         if not self._follows or self.in_head:
             self._bound_unfinished()
+            if self.in_head:
+                self._earlier += data[-self._head_limit :]
         self.read_done()
 
     # Parser callbacks
 
     def on_message_begin(self) -> None:
+        if self._last_request:
+            raise MalformedMessage()
         self.in_head = True
         self._between = False
         self._url = b""
         self._collected.clear()
+        if self._earlier:
+            self._earlier.clear()
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
@@ -186,10 +199,14 @@ class StrictHttp1Protocol(HttpToolsProtocol):
                 raise MalformedMessage("An HTTP/1.0 request can't have a transfer coding.", reason="transfer_encoding")
         else:
             raise MalformedMessage("The HTTP version is not supported on this port; use HTTP/1.1.", reason="http_version")
+        method = parser.get_method()
+        line = (_LINE_11 if version == "1.1" else _LINE_10) % (method, self._url)
+        if not self._read.startswith(line):
+            self._check_line(line)
         self._keep_alive = keep_alive
         self._body_bytes = 0
         self._heads += 1
-        self._head = RequestHead(parser.get_method(), self._url, version == "1.1", fields, keep_alive)
+        self._head = RequestHead(method, self._url, version == "1.1", fields, keep_alive)
         self.head_received(self._head)
 
     def on_body(self, body: bytes) -> None:
@@ -197,6 +214,8 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self.body_received(body)
 
     def on_message_complete(self) -> None:
+        if self._collected:
+            self._check_trailers()
         self._follows = True
         self._between = True
         if self._raw_left:
@@ -207,6 +226,21 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self.body_complete()
 
     # Details
+
+    def _check_line(self, line: bytes) -> None:
+        """Refuse a request line that isn't written as RFC 9112 section 3 has it: `RTSP/1.1`, or more than one space, is all the same to
+        the parser.
+
+        Args:
+            line: as it has to be. It may follow other messages in the newest read, or have begun in an earlier one.
+        """
+        if line not in self._earlier + self._read:
+            raise MalformedMessage("The request line is malformed.", reason="request_line")
+
+    def _check_trailers(self) -> None:
+        """Refuse a trailer that would change how the parser goes on; all others are dropped (RFC 9110 section 6.5.1)."""
+        if any(name == b"connection" for name, _ in self._collected):
+            raise MalformedMessage("Connection can't be a trailer.", reason="trailers")
 
     def _remember(self, data: bytes) -> None:
         """Keep a request that one read brought alone and whole: who stays connected sends the same fields again, byte for byte."""

@@ -19,6 +19,7 @@ from gateway.auth.principal import Principal
 from gateway.deadlines import Deadlines
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout, Unavailable
 from gateway.exchange import Exchange
+from gateway.head import request_block
 from gateway.headers import identity_lines
 from gateway.rewrite import Rewrite, keep
 from gateway.route import RetryOn, Service, Timeouts
@@ -355,14 +356,26 @@ def close_pools(endpoint: Endpoint) -> None:
 def request_head(exchange: Exchange, shape: RequestShape) -> bytes:
     """The head of the upstream request, without the trace lines and the empty line: everything that all tries have in common."""
     path = exchange.path if shape.rewrite is keep else shape.rewrite(exchange.path)
+    if not exchange.version_11:
+        exchange.block = _block_of_another_version(exchange)
     block = exchange.block if not shape.remove else _without(exchange, shape)
     principal = exchange.principal
     identity = identity_of(principal) if principal is not None else b""
     method = exchange.method.encode("ascii")
-    if not exchange.version_11 and b"host" not in exchange.fields.found:
-        # HTTP/1.0 needs none, the HTTP/1.1 that we speak does.
-        block = b"host: %b\r\n%b" % (exchange.observation.service.encode("ascii"), block)
     return b"%b %b%b HTTP/1.1\r\n%b%b%b%b" % (method, path, exchange.query, block, exchange.id_line, identity, shape.set_lines)
+
+
+def _block_of_another_version(exchange: Exchange) -> bytes:
+    """The exchange's lines as the HTTP/1.1 that we speak has to have them."""
+    version, fields = exchange.version, exchange.fields
+    if version == b"1.0":
+        # RFC 9110 section 10.1.1: in such a request it means nothing.
+        fields = fields.without(b"expect")
+    block = request_block(fields, exchange.body_length, exchange.peer, version)
+    if b"host" in fields.found:
+        return block
+    # HTTP/1.0 needs none.
+    return b"host: %b\r\n%b" % (exchange.observation.service.encode("ascii"), block)
 
 
 def identity_of(principal: Principal) -> bytes:

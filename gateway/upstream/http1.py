@@ -31,6 +31,11 @@ HIGH_WATER_BYTES = 64 * 1024
 #: Trailer fields of a response; they are dropped, and this many are too many.
 MAX_TRAILERS = 64
 
+#: What a reason phrase may consist of (RFC 9112 section 4).
+_REASON = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+#: Of HTTP; the parser takes RTSP/ and ICE/ for the same.
+_FIRST_BYTE = ord("H")
+
 _OF_INTEREST = frozenset((b"content-length", b"date", b"ratelimit", b"ratelimit-policy", b"transfer-encoding"))
 
 
@@ -287,6 +292,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._take_whole(head, data)
             return
         if self.head is None:
+            if not self.response_started and data[0] != _FIRST_BYTE:
+                self._refuse("upstream_protocol_error")
+                return
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -340,6 +348,11 @@ class UpstreamConnection(asyncio.Protocol):
             raise BadGateway(reason="upstream_surplus_response")
         self._collected.clear()
 
+    def on_status(self, reason: bytes) -> None:
+        # Nobody gets it, but whoever sends such a thing sends others as well.
+        if reason.translate(None, _REASON):
+            raise BadGateway(reason="upstream_protocol_error")
+
     def on_headers_complete(self) -> None:
         if self.head is not None:
             return
@@ -350,6 +363,9 @@ class UpstreamConnection(asyncio.Protocol):
         if len(fields) > MAX_FIELDS or (self._head_bytes > MAX_HEAD_BYTES and wire_bytes(fields) > MAX_HEAD_BYTES):
             raise BadGateway(reason="upstream_header_too_large")
         parser = self._parser
+        version = parser.get_http_version()
+        if version != "1.1":
+            refuse_version(version, fields)
         status = parser.get_status_code()
         if not 200 <= status <= 599:
             self._not_final(status, fields)
@@ -358,7 +374,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_request:
             # The parser does not know that no body follows, so it can't be used again.
             self._complete = True
-            self.keep_alive = parser.get_http_version() == "1.1" and b"close" not in connection_options(
+            self.keep_alive = version == "1.1" and b"close" not in connection_options(
                 value for name, value in fields if name == b"connection"
             )
             self._parser = httptools.HttpResponseParser(self)
@@ -470,6 +486,14 @@ class UpstreamConnection(asyncio.Protocol):
 
 def _ignore(connection: UpstreamConnection) -> None:
     """Nobody wants to know."""
+
+
+def refuse_version(version: str, fields: FieldList) -> None:
+    """Raise BadGateway unless this is HTTP/1.0, which has no transfer codings (RFC 9112 sections 2.3 and 6.1)."""
+    if version != "1.0":
+        raise BadGateway(reason="upstream_version")
+    if any(name == b"transfer-encoding" for name, _ in fields):
+        raise BadGateway(reason="upstream_transfer_encoding")
 
 
 def response_head(fields: FieldList, status: int) -> ResponseHead:

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import MalformedMessage
+from gateway.errors import BadGateway, MalformedMessage
 from gateway.headers import (
     HOP_BY_HOP,
     MANAGED,
+    MAX_KNOWN_NAMES,
+    MAX_PASSAGES,
     PROTECTED,
     FieldList,
     FieldTable,
@@ -17,6 +19,7 @@ from gateway.headers import (
     connection_options,
     field_lines,
     identity_lines,
+    may_pass,
     merge_limits,
     parse_lines,
     request_body_length,
@@ -85,6 +88,44 @@ def test_another_host_takes_the_place_of_the_first_without_touching_it() -> None
     other = fields.with_host(b"b:81")
     assert (other.found[b"host"], other.lines) == (b"b:81", [b"host: b:81\r\n", b"a: 1\r\n", b"b: 2\r\n"])
     assert (fields.found[b"host"], fields.lines[1]) == (b"a", b"host: a\r\n")
+
+
+@pytest.mark.parametrize(
+    "name", [b"x.auth.subject", b"x~forwarded~for", b"x_a", b"x-forwarded-anything", b"content.length", b"x-original-url", b"x-rewrite-url"]
+)
+def test_a_name_that_something_folds_into_one_of_ours_is_dropped(name: bytes) -> None:
+    """H3, S-12a, S-14."""
+    assert not may_pass(name)
+    assert FieldTable().sort([HOST, (name, b"1")]).lines == [b"host: a\r\n"]
+
+
+@pytest.mark.parametrize("name", [b"x.trace", b"x-a", b"accept", b"x-auth", b"forwarded-for", b"x!"])
+def test_a_name_that_folds_into_none_of_ours_passes(name: bytes) -> None:
+    """S-11."""
+    assert may_pass(name)
+
+
+def test_only_so_many_names_are_remembered() -> None:
+    """F-40: a client that invents names fills no memory, and what becomes of them stays the same."""
+    table = FieldTable()
+    for number in range(MAX_KNOWN_NAMES + 10):
+        table.sort([(b"x-%d" % number, b"1"), (b"y_%d" % number, b"1")])
+    assert len(table._table) <= MAX_KNOWN_NAMES + len(FieldTable()._table)
+    assert table.sort([(b"x-new", b"1"), (b"y_new", b"1"), (b"z" * 100, b"1")]).lines == [b"x-new: 1\r\n", b"z" * 100 + b": 1\r\n"]
+
+
+def test_a_second_line_of_connection_names_fields_as_well() -> None:
+    """H2, S-7 (RFC 9110 section 5.3): also where the first one is a plain option."""
+    fields = FieldTable().sort([HOST, (b"connection", b"close"), (b"connection", b"X-A"), (b"x-a", b"1")])
+    assert fields.lines == [b"host: a\r\n"]
+
+
+def test_a_request_that_was_here_again_and_again_is_refused() -> None:
+    """S-10 (RFC 9110 section 7.6.3)."""
+    passage = (b"via", b"1.1 hms-gateway, 1.1 other")
+    assert FieldTable().sort([HOST, *[passage] * MAX_PASSAGES]).lines[1:] == [b"via: 1.1 hms-gateway, 1.1 other\r\n"] * MAX_PASSAGES
+    with pytest.raises(BadGateway):
+        FieldTable().sort([HOST, *[passage] * (MAX_PASSAGES + 1)])
 
 
 @pytest.mark.parametrize(
