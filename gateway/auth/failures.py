@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from gateway.admission.fallback import Clock, Counters, RatePortion, steady_us
 from gateway.admission.keys import Facts, network
@@ -118,16 +119,17 @@ NO_FAILURE_LIMIT = NoFailureLimit()
 
 
 class FailureLimits:
-    """Gives each configuration what counts its failures: the same as before where the limit is the same, so a reload forgives nobody."""
+    """Gives each configuration what counts its failures: the one at work where the limit is the same, so a reload forgives nobody."""
 
     def __init__(self, shared: SharedAdmission) -> None:
         self._shared = shared
-        self._newest: tuple[Limit, FailureLimit] | None = None
+        self._at_work: WeakValueDictionary[Limit, FailureLimit] = WeakValueDictionary()
 
     def against(self, limit: Limit | None) -> FailureLimit | NoFailureLimit:
-        """What counts against a limit. Raises ConfigError when it is none."""
+        """What counts against a limit, for as long as somebody holds it. Raises ConfigError when it is none."""
         if limit is None:
             return NO_FAILURE_LIMIT
-        if self._newest is None or self._newest[0] != limit:
-            self._newest = limit, FailureLimit(limit, self._shared)
-        return self._newest[1]
+        found = self._at_work.get(limit)
+        if found is None:
+            found = self._at_work[limit] = FailureLimit(limit, self._shared)
+        return found

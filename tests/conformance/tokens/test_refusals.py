@@ -43,7 +43,7 @@ from tests.conformance.tokens.forge import (
     signing_input,
     with_signature,
 )
-from tests.support.redis_server import any_server
+from tests.support.redis_server import any_server, wait_until
 from tests.support.tokens import AUDIENCE, ed_key
 from tests.support.whole_gateway import ProcessGateway, Upstream, running, upstream
 
@@ -140,6 +140,7 @@ def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A gateway that believes loopback about the client's address, with the limit on failed authentications as it is by default."""
     directory = tmp_path_factory.mktemp("gateway")
     with any_server("redis") as store, running(directory, configuration(directory, service, store.url)) as started:
+        wait_until(lambda: started.admin("GET", "/readyz").status_code == 200, "the gateway to be ready")
         yield started
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -13,11 +15,14 @@ import jwt
 import pytest
 
 from gateway import BackendAPIGateway
+from gateway.auth.failures import FailureLimit, FailureLimits, NoFailureLimit
 from gateway.auth.jwk import VerificationKey
+from gateway.errors import RateLimited
 from gateway.telemetry.exposition import render
+from tests.support.admission import FixedFacts, admitting, gcra
 from tests.support.gateway_process import ADAPTERS, Adapter, RunningGateway, run, serving
 from tests.support.recording_upstream import recording_upstream
-from tests.support.redis_server import KINDS, RedisServer, any_server
+from tests.support.redis_server import KINDS, RedisServer, any_server, until
 from tests.support.tokens import secret_file
 
 SECRET = "a secret that is long enough for HS256"
@@ -27,12 +32,12 @@ SLOW = "5/hour"
 
 @asynccontextmanager
 async def gateway(
-    directory: Path, store: str, upstream: str, failures: Any, adapter: Adapter = "wire", **authentication: Any
+    directory: Path, store: str, upstream: str, failures: Any, adapter: Adapter = "wire", budget: str = "2s", **authentication: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway that believes what any client of this machine says of its own address."""
     issuer = {"name": "i", "issuer": "https://i", "audience": ["a"], "algorithms": ["HS256"], "secret_file": secret_file(directory, SECRET)}
     app = BackendAPIGateway(
-        state={"url": store, "budget": "2s"},
+        state={"url": store, "budget": budget},
         server={"trusted_proxies": ["127.0.0.0/8"]},
         audit={"sink": [f"file:{directory / 'audit.jsonl'}"]},
         authentication={"issuers": [issuer], "failures": failures, **authentication},
@@ -41,6 +46,8 @@ async def gateway(
     app.proxy("/s/{rest:path}", "s")
     app.proxy("/optional", "s", authentication="optional")
     async with serving(app, directory, adapter) as running:
+        # Without the store each would count by itself, which is right, and not what is asked here.
+        await until(lambda: running.runtime.admission.ready, "the store")
         yield running
 
 
@@ -165,6 +172,67 @@ def test_without_the_store_each_process_counts_by_itself(tmp_path: Path) -> None
 
     with any_server("redis") as server:
         run(scenario(server))
+
+
+def test_a_silent_store_delays_a_refusal_by_its_budget_and_admits_nobody(tmp_path: Path) -> None:
+    """A8, L9: those that come at once wait together; the signature of no more than the limit's count is verified."""
+
+    async def scenario(server: RedisServer) -> None:
+        async with recording_upstream() as upstream, gateway(tmp_path, server.url, upstream.url, {"rate": SLOW}, budget="300ms") as running:
+            assert await ask(running, "192.0.2.1", bad(0)) == REFUSED
+            server.pause()
+            try:
+                started = time.monotonic()
+                outcomes = await asyncio.gather(*(ask(running, "192.0.2.1", bad(number)) for number in range(12)))
+                # Several budgets, for a busy machine: one is what an idle one takes.
+                assert time.monotonic() - started < 5
+            finally:
+                server.resume()
+            assert sorted(outcomes) == [REFUSED] * 4 + [LIMITED] * 8
+
+    with any_server("redis") as server:
+        run(scenario(server))
+
+
+def test_on_a_store_of_several_shards_an_address_has_one_place(shared: RedisServer) -> None:
+    """A8, L12: two processes count together, whichever shard the address is on."""
+
+    async def scenario() -> None:
+        async with admitting(shared.url, shards=16) as (_, first), admitting(shared.url, shards=16) as (_, second):
+            await until(lambda: first.ready and second.ready, "the store")
+            limit = gcra(2, 3600, name="authentication.failures", key=("client_ip",))
+            limits = [FailureLimits(each).against(limit) for each in (first, second)]
+            for number in range(40):
+                facts = FixedFacts(f"198.51.{100 + number}.7")
+                outcomes = [await counted(limit, facts) for limit in limits * 2]
+                assert outcomes == ["counted", "counted", "limited", "limited"], facts
+
+    async def counted(limit: FailureLimit | NoFailureLimit, facts: FixedFacts) -> str:
+        try:
+            await limit.count(facts)
+        except RateLimited:
+            return "limited"
+        return "counted"
+
+    run(scenario())
+
+
+def test_a_reload_forgives_nobody(shared: RedisServer, tmp_path: Path) -> None:
+    """A8, G3: another configuration with the same limit goes on counting, and one without it stops."""
+
+    async def scenario() -> None:
+        async with recording_upstream() as upstream, gateway(tmp_path, shared.url, upstream.url, {"rate": SLOW}) as running:
+            for number in range(5):
+                assert await ask(running, "198.51.100.8", bad(number)) == REFUSED
+            settings = running.runtime.settings
+            server = replace(settings.server, timeouts=replace(settings.server.timeouts, idle=33.0))
+            assert await running.runtime.adopt(replace(settings, server=server)) == 2
+            assert await ask(running, "198.51.100.8", bad(9)) == LIMITED
+            off = replace(settings, authentication=replace(settings.authentication, failures=None))
+            assert await running.runtime.adopt(off) == 3
+            assert await ask(running, "198.51.100.8", bad(9)) == REFUSED
+
+    run(scenario())
 
 
 def test_good_requests_ask_the_store_no_more_often_than_without_the_limit(shared: RedisServer, tmp_path: Path) -> None:

@@ -151,11 +151,14 @@ def test_without_a_limit_nothing_is_counted() -> None:
 
 
 def test_a_reload_forgives_nobody() -> None:
-    """A8, G3: the same limit goes on counting, another one begins anew."""
+    """A8, G3: the same limit goes on counting, also when a configuration between was refused; another one begins anew."""
     limits = FailureLimits(Shared())
     first = limits.against(THREE)
+    refused = limits.against(FAILURES)
+    assert refused is not first
+    del refused
     assert limits.against(replace(THREE)) is first
-    assert limits.against(FAILURES) is not first
+    assert len(limits._at_work) == 1
 
 
 def test_what_is_no_limit_fails_the_start() -> None:

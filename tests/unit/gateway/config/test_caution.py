@@ -158,6 +158,10 @@ def test_limits_of_a_principal_or_an_address_are_one_call_on_every_number_of_sha
             "more connections, and limits.http_max_conns_per_client in the agent's configuration greater by 20",
         ),
         (
+            "authentication: {failures: off}\n" + route(""),
+            "f authentication.failures: anybody may try credentials, and have them verified, as fast as he can; {rate: 100/minute}",
+        ),
+        (
             "authentication: {introspection: {url: 'http://h/i', client_id: a}}\n" + route(""),
             "f authentication.introspection.url: tokens travel over plain HTTP; https://",
         ),
