@@ -90,14 +90,20 @@ class Peer:
 
     def _trusted_lines(self, fields: RequestFields, host: bytes) -> bytes:
         """What a proxy of ours said is kept where it is well-formed, and the chain grows by the proxy itself."""
-        found = fields.found
         chain = ", ".join([*_forwarded_for(fields), self.ip])
-        proto = found.get(b"x-forwarded-proto", b"").lower()
+        proto = _only(fields, b"x-forwarded-proto").lower()
         scheme = proto.decode() if proto in (b"http", b"https") else self.scheme
-        port_text = found.get(b"x-forwarded-port", b"")
-        port = int(port_text) if port_text.isdigit() and len(port_text) <= 5 else self.server_port
-        forwarded_host = found.get(b"x-forwarded-host", b"")
-        return _lines(chain, scheme, port) + b"x-forwarded-host: %b\r\n" % (forwarded_host if is_authority(forwarded_host) else host)
+        port_text = _only(fields, b"x-forwarded-port")
+        port = int(port_text) if port_text.isdigit() and len(port_text) <= 5 else 0
+        forwarded_host = _only(fields, b"x-forwarded-host")
+        host = forwarded_host if is_authority(forwarded_host) else host
+        return _lines(chain, scheme, port if 0 < port < 1 << 16 else self.server_port) + b"x-forwarded-host: %b\r\n" % host
+
+
+def _only(fields: RequestFields, name: bytes) -> bytes:
+    """The value of a field that stands once. Of two, one may be the client's, which the proxy has let through."""
+    values = fields.all(name)
+    return values[0] if len(values) == 1 else b""
 
 
 def _lines(chain: str, scheme: str, port: int) -> bytes:

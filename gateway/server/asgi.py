@@ -58,6 +58,9 @@ class AsgiExchange(Exchange):
             target = target + b"?" + scope["query_string"]
         headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
         super().__init__(scope["method"], target, headers, scope["http_version"] == "1.1", peer)
+        if _are_broken(headers):
+            # HTTP/2 can carry what would be two lines in the HTTP/1.1 that we speak upstream, and not every server looks.
+            self.refusal = MalformedMessage("A header field has a character that it can't have.", reason="header_character")
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -290,7 +293,7 @@ class AsgiExchange(Exchange):
         if message["type"] == "http.response.start":
             assert self.plan is not None
             fields = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-            if any(_BAD_NAME.search(name) or not name or _BAD_VALUE.search(value) for name, value in fields):
+            if _are_broken(fields):
                 raise Internal(reason="handler_headers")
             fields = [field for field in fields if field[0] == b"content-length" or field[0] not in self.plan.response_dropped]
             await self._start(message["status"], fields + self._own_fields(self.limit_lines))
@@ -308,3 +311,8 @@ class AsgiExchange(Exchange):
             self._ended = error
             self._serving.cancel()
         super().end(error)
+
+
+def _are_broken(fields: FieldList) -> bool:
+    """Whether a field has a name or a value that HTTP/1.1 can't carry."""
+    return any(_BAD_NAME.search(name) or not name or _BAD_VALUE.search(value) for name, value in fields)

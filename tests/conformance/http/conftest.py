@@ -69,3 +69,7 @@ async def _opened(scene: Scene, stack: AsyncExitStack, store: str, directory: Pa
         )
         app.proxy("/p/{rest:path}", "s", methods=["GET"], authentication="none")
         scene.gateways[adapter] = await stack.enter_async_context(serving(app, place, adapter))
+        place = directory / f"{adapter}-behind-proxies"
+        place.mkdir()
+        app = declared(place, store, scene.upstream, server={"trusted_proxies": ["127.0.0.0/8"]})
+        scene.behind_proxies[adapter] = await stack.enter_async_context(serving(app, place, adapter))

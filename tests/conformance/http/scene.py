@@ -28,6 +28,8 @@ class Scene:
 
     upstream: RecordingUpstream = field(default_factory=RecordingUpstream)
     gateways: dict[Adapter, RunningGateway] = field(default_factory=dict)
+    #: The same, but that they believe the address that tests come from.
+    behind_proxies: dict[Adapter, RunningGateway] = field(default_factory=dict)
     answer: Answer | None = None
     #: Bytes that the upstream sends of it at a time.
     piece_bytes: int = 1 << 20
