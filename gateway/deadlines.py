@@ -13,10 +13,14 @@ from typing import Protocol
 logger = logging.getLogger("gateway.deadlines")
 
 
+#: A deadline that says: leave me out from now on. For objects that can't wait to be told who watches them.
+FORGET = -1.0
+
+
 class Expiring(Protocol):
     """Something with a deadline."""
 
-    #: `loop.time()` seconds; 0 for none. May be changed at any time.
+    #: `loop.time()` seconds; 0 for none, `FORGET` when it is to be watched no longer. May be changed at any time.
     deadline: float
 
     def expire(self) -> None:
@@ -64,6 +68,9 @@ class Deadlines:
         assert self._loop is not None
         now = self._loop.time()
         for item in [item for item in self._watched if item.deadline and item.deadline <= now]:
+            if item.deadline == FORGET:
+                self._watched.discard(item)
+                continue
             try:
                 item.expire()
             except Exception:

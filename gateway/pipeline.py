@@ -172,7 +172,7 @@ class Pipeline:
             trace = self._tracer.start(_NONE, _NONE, _NONE)
         exchange.body_length = head.body_length
         exchange.block = head.block
-        observation = exchange.observation = Observation(started_ns, trace)
+        observation = exchange.observation = Observation(started_ns, trace, head.memo)
         # Facts for the records that every request has.
         observation.method = exchange.method
         observation.scheme = peer.scheme
@@ -181,7 +181,6 @@ class Pipeline:
         observation.client_ip = exchange.client_ip = head.client_ip
         observation.generation = self._generation
         observation.user_agent = head.user_agent
-        observation.memo = head.memo
         observation.host = exchange.host = head.host
         # Where the trace is this request's own, its id names the request as well.
         request_id = trace.trace_id_hex if not head.request_id and not trace.parent_span_id else _request_id(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,65 +62,35 @@ class Observation:
     `timing` is theirs too.
     """
 
-    __slots__ = (
-        "client_ip",
-        "client_port",
-        "code",
-        "denied",
-        "ended_ns",
-        "generation",
-        "host",
-        "limited",
-        "limits",
-        "memo",
-        "method",
-        "path_params",
-        "peer_ip",
-        "principal",
-        "reason",
-        "request_bytes",
-        "request_id",
-        "response_bytes",
-        "route",
-        "scheme",
-        "service",
-        "shadow_limited",
-        "started_ns",
-        "status",
-        "store_mode",
-        "timing",
-        "trace",
-        "tries",
-        "user_agent",
-    )
+    # Defaults stand on the class, not in slots: most requests never touch them.
+    ended_ns = 0
+    method = ""
+    scheme = "http"
+    host = ""
+    route: Route | None = None
+    service = ""
+    status = 0
+    code = ""
+    reason = ""
+    denied = False
+    client_ip = ""
+    client_port = 0
+    peer_ip = ""
+    user_agent = ""
+    principal: Principal | None = None
+    request_id = ""
+    request_bytes = 0
+    response_bytes = 0
+    limits: tuple[tuple[str, int], ...] = ()
+    limited: tuple[str, ...] = ()
+    shadow_limited: tuple[str, ...] = ()
+    path_params: Mapping[str, object] = MappingProxyType({})
+    generation = 1
+    store_mode = "shared"
+    timing: tuple[str, str] | None = None
 
-    def __init__(self, started_ns: int, trace: Trace) -> None:
+    def __init__(self, started_ns: int, trace: Trace, memo: dict[str, Any] | None = None) -> None:
         self.started_ns = started_ns
-        self.ended_ns = 0
         self.trace = trace
-        self.method = ""
-        self.scheme = "http"
-        self.host = ""
-        self.route: Route | None = None
-        self.service = ""
-        self.status = 0
-        self.code = ""
-        self.reason = ""
-        self.denied = False
-        self.client_ip = ""
-        self.client_port = 0
-        self.peer_ip = ""
-        self.user_agent = ""
-        self.principal: Principal | None = None
-        self.request_id = ""
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.limits: tuple[tuple[str, int], ...] = ()
-        self.limited: tuple[str, ...] = ()
-        self.shadow_limited: tuple[str, ...] = ()
-        self.path_params: Mapping[str, object] = {}
         self.tries: list[Try] = []
-        self.generation = 1
-        self.memo: dict[str, Any] = {}
-        self.store_mode = "shared"
-        self.timing: tuple[str, str] | None = None
+        self.memo: dict[str, Any] = {} if memo is None else memo

@@ -210,7 +210,6 @@ class Forwarder:
             response = connection.begin(data, exchange, timeouts, deadline, head_request=exchange.method == "HEAD")
             exchange.begin_upload(connection)
             connection.touch()
-            self._deadlines.add(connection)
             try:
                 await response
             except (BadGateway, Overdue) as error:
@@ -224,7 +223,6 @@ class Forwarder:
             if rest is not None:
                 await rest
         finally:
-            self._deadlines.discard(connection)
             exchange.upstream = None
             if connection.end_exchange():
                 pool.give_back(connection)
@@ -328,6 +326,7 @@ class Forwarder:
                 self._try_again("connect_failure", error, course)
             raise
         self._circuit.opened(connection)
+        self._deadlines.add(connection)
         return connection
 
     def _pool(self, endpoint: Endpoint) -> Pool:

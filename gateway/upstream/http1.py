@@ -15,6 +15,7 @@ from typing import Protocol
 
 import httptools
 
+from gateway.deadlines import FORGET
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.headers import BODILESS, FieldList, collector, connection_options, wire_bytes
 from gateway.route import Timeouts
@@ -204,7 +205,8 @@ class UpstreamConnection(asyncio.Protocol):
             response.set_result(None)
         else:
             deadline = self._loop.time() + seconds
-            self.deadline = min(deadline, self.total_deadline) if self.total_deadline else deadline
+            total = self.total_deadline
+        self.deadline = total if total and total < deadline else deadline
         return response
 
     def write(self, data: bytes) -> None:
@@ -259,6 +261,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = None
         self.response = None
         self.finished = None
+        self.deadline = 0.0
         if not reusable:
             self.abort()
         elif self._paused_reading:
@@ -289,7 +292,13 @@ class UpstreamConnection(asyncio.Protocol):
         alone = not self._head_bytes and not self.response_started and not self._head_request
         if alone and (head := self._repeated.find(data)) is not None:
             # The parser is between two messages, and stays there.
-            self._take_whole(head, data)
+            self.head = head
+            self.response_started = self.keep_alive = self._complete = True
+            if head.length:
+                self._chunks.append(data[-head.length :])
+            response = self.response
+            if response is not None and not response.done():
+                response.set_result(None)
             return
         if self.head is None:
             if not self.response_started and data[0] != _FIRST_BYTE:
@@ -320,6 +329,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self.deadline = FORGET
         self.on_lost(self)
         if not self._exchange_open:
             return
@@ -396,16 +406,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Details
 
-    def _take_whole(self, head: ResponseHead, data: bytes) -> None:
-        """Take a response of which the parser has accepted every byte before, but for the body's."""
-        self.head = head
-        self.response_started = self.keep_alive = self._complete = True
-        if head.length:
-            self._chunks.append(data[-head.length :])
-        response = self.response
-        if response is not None and not response.done():
-            response.set_result(None)
-
     def _not_final(self, status: int, fields: FieldList) -> None:
         """A status that ends nothing: an interim response, or none that HTTP knows."""
         if not 100 <= status < 200:
@@ -442,10 +442,15 @@ class UpstreamConnection(asyncio.Protocol):
         timeouts = self._timeouts
         allowed = timeouts.response if self.head is None and self.request_sent else timeouts.idle
         deadline = self._loop.time() + allowed
-        self.deadline = min(deadline, self.total_deadline) if self.total_deadline else deadline
+        total = self.total_deadline
+        self.deadline = total if total and total < deadline else deadline
 
     def expire(self) -> None:
         """A deadline passed: what was waited for names the reason."""
+        if self.closed:
+            # Somebody had more to send when it was lost.
+            self.deadline = FORGET
+            return
         if self.total_deadline and self.deadline >= self.total_deadline:
             reason = "upstream_total_timeout"
         elif self.head is not None or not self.request_sent:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.deadlines import Deadlines
+from gateway.deadlines import FORGET, Deadlines
 
 
 class Watched:
@@ -47,6 +47,22 @@ def test_what_is_due_expires_once_and_the_rest_waits() -> None:
         assert len(deadlines) == 3
         later.deadline = now
         await ticks(lambda: later.expired == 1)
+        deadlines.close()
+
+    asyncio.run(main())
+
+
+def test_what_wants_to_be_forgotten_leaves_without_expiring() -> None:
+    """F-40: what has ended is not kept."""
+
+    async def main() -> None:
+        ended, other = Watched(0.0), Watched(asyncio.get_running_loop().time() + 100)
+        deadlines = Deadlines(0.001)
+        deadlines.add(ended)
+        deadlines.add(other)
+        ended.deadline = FORGET
+        await ticks(lambda: len(deadlines) == 1)
+        assert ended.expired == 0
         deadlines.close()
 
     asyncio.run(main())

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.deadlines import FORGET
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.headers import FieldList
 from gateway.route import Timeouts
@@ -315,5 +316,22 @@ def test_a_connection_tells_its_state() -> None:
         talk.hear(PLAIN)
         talk.outcome()
         assert repr(talk.connection) == "<UpstreamConnection idle>"
+
+    asyncio.run(main())
+
+
+def test_a_lost_connection_is_watched_no_longer() -> None:
+    """F-40: even when its client goes on sending for a while."""
+
+    async def main() -> None:
+        talk = Talk()
+        talk.connection.touch()
+        assert talk.connection.deadline > 0
+        talk.connection.connection_lost(None)
+        assert talk.connection.deadline == FORGET
+        assert isinstance(talk.response.exception(), BadGateway)
+        talk.connection.touch()
+        talk.connection.expire()
+        assert talk.connection.deadline == FORGET
 
     asyncio.run(main())
