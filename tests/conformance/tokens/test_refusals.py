@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,9 +40,9 @@ from tests.conformance.tokens.forge import (
     signing_input,
     with_signature,
 )
-from tests.support.redis_server import any_server, wait_until
+from tests.conformance.tokens.subject import ask
 from tests.support.tokens import AUDIENCE, ed_key
-from tests.support.whole_gateway import ProcessGateway, Upstream, running, upstream
+from tests.support.whole_gateway import ProcessGateway, Upstream
 
 TABLES = {"headers": headers.CASES, "spellings": spellings.CASES, "claims": claims.CASES, "signatures": signatures.CASES}
 EVERY: list[Case] = [case for cases in TABLES.values() for case in cases]
@@ -127,64 +124,6 @@ def test_the_tables_are_as_wide_as_they_claim() -> None:
 
 
 # Over HTTP
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Upstream]:
-    with upstream("patients") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGateway]:
-    """A gateway that believes loopback about the client's address, with the limit on failed authentications as it is by default."""
-    directory = tmp_path_factory.mktemp("gateway")
-    with any_server("redis") as store, running(directory, configuration(directory, service, store.url)) as started:
-        wait_until(lambda: started.admin("GET", "/readyz").status_code == 200, "the gateway to be ready")
-        yield started
-
-
-def configuration(directory: Path, service: Upstream, store: str) -> dict[str, Any]:
-    (directory / "login.json").write_bytes(JWKS)
-    (directory / "partner.json").write_bytes(PARTNER_JWKS)
-    (directory / "secret").write_bytes(BATCH_SECRET)
-    audience = [AUDIENCE]
-    issuers = [
-        {
-            "name": "login",
-            "issuer": ISSUER,
-            "audience": audience,
-            "algorithms": list(ALGORITHMS),
-            "jwks_file": str(directory / "login.json"),
-        },
-        {"name": "partner", "issuer": PARTNER, "audience": audience, "algorithms": ["RS256"], "jwks_file": str(directory / "partner.json")},
-        {"name": "batch", "issuer": BATCH, "audience": audience, "algorithms": ["HS256"], "secret_file": str(directory / "secret")},
-    ]
-    return {
-        "version": 1,
-        "server": {"port": 0, "trusted_proxies": ["127.0.0.0/8"], "max": {"header_bytes": "64KiB"}},
-        "admin": {"port": 0},
-        "state": {"url": store, "budget": "2s"},
-        "authentication": {"issuers": issuers},
-        "services": {"patients": {"instances": [service.url]}},
-        "routes": [{"name": "any", "path": "/{rest:path}", "service": "patients"}],
-        "audit": {"sink": [f"file:{directory / 'audit.jsonl'}"]},
-    }
-
-
-def ask(gateway: ProcessGateway, token: bytes, number: int = 0) -> tuple[int, bytes]:
-    """Status and whole answer to a request with a token, from a client address of its own."""
-    host, _, port = gateway.url.removeprefix("http://").partition(":")
-    address = f"198.18.{number // 250}.{1 + number % 250}"
-    head = (
-        f"GET /patients/7 HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nX-Forwarded-For: {address}\r\nAuthorization: Bearer ".encode()
-    )
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(head + token + b"\r\n\r\n")
-        answer = b""
-        while piece := connection.recv(65536):
-            answer += piece
-    return int(answer[9:12]), answer
 
 
 @pytest.mark.parametrize("number", range(len(OVER_HTTP)), ids=[case.name for case in OVER_HTTP])
