@@ -98,7 +98,7 @@ def test_a_stream_that_lasts_too_long_is_no_failure_of_its_instance(fleet: Fleet
         await link.until_lost()
 
     async def main() -> None:
-        service = {**NO_RETRIES, "timeouts": {"total": "100ms"}, "outlier": {"consecutive_failures": 1}}
+        service = {**NO_RETRIES, "timeouts": {"total": "400ms"}, "outlier": {"consecutive_failures": 1}}
         async with fleet(endless, endless, service=service) as (gateway, _):
             for _ in range(4):
                 response = await gateway.ask(GET)
