@@ -54,6 +54,12 @@ def worst_span(replies: Sequence[Reply], seconds: float) -> int:
     )
 
 
+def steady(replies: Sequence[Reply], seconds: float) -> bool:
+    """Whether the load was steady: no pause as long as that between requests, nor before an answer."""
+    sent = sorted(reply.sent_at for reply in replies)
+    return all(later - earlier < seconds for earlier, later in pairwise(sent)) and all(reply.seconds < seconds for reply in replies)
+
+
 def starved(replies: Sequence[Reply], seconds: float, refusals: int) -> list[float]:
     """Gaps between admissions that lasted longer and in which so many requests were refused."""
     let = sorted(admitted(replies), key=lambda reply: reply.ended_at)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.limits.judgement import admitted, decided_within, least, starved, strangers, worst_span
+from tests.conformance.limits.judgement import admitted, decided_within, least, starved, steady, strangers, worst_span
 from tests.conformance.limits.subject import HEADERS, PATHS, URLS, Subject, document, named_subject
 from tests.support.load import Reply
 from tests.support.plain_service import service_process
@@ -36,6 +36,13 @@ def test_a_generator_that_paused_lets_a_limiter_admit_less() -> None:
     paused = [reply(number / 10) for number in range(100) if not 20 < number < 80]
     assert least(steady, 5, 5) == pytest.approx(0.9 * 54, abs=1)
     assert least(paused, 5, 5) == pytest.approx(0.9 * 29, abs=1)
+
+
+def test_load_with_a_pause_or_a_late_answer_is_not_steady() -> None:
+    even = [reply(number / 10) for number in range(10)]
+    assert steady(even, 0.2)
+    assert not steady([*even, reply(1.5)], 0.2)
+    assert not steady([*even, reply(0.5, seconds=0.3)], 0.2)
 
 
 def test_worst_span_is_the_fullest_one_anywhere() -> None:
