@@ -44,12 +44,8 @@ def replicas(stack: ExitStack, directory: Path, login: Login, store: str, servic
         place = directory / f"replica-{number}"
         document = scene_document(place, login, store, [service.url], state={"url": store, "when_unavailable": mode})
         found.append(stack.enter_context(running(place, document)))
-    wait_until(lambda: all(_alive(gateway) == REPLICAS for gateway in found), "replicas to know of each other")
+    wait_until(lambda: all(gateway.live_replicas == REPLICAS for gateway in found), "replicas to know of each other")
     return found
-
-
-def _alive(gateway: ProcessGateway) -> int:
-    return len(_admin(gateway, "GET", "/v1/replicas")["replicas"])
 
 
 def _admin(gateway: ProcessGateway, method: str, path: str, body: object = None) -> dict[str, list[object]]:

@@ -289,6 +289,12 @@ class ProcessGateway(Records):
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         return self._client.request(method, self.url + path, **arguments)
 
+    @property
+    def live_replicas(self) -> int:
+        """How many replicas live as far as this one knows: what it divides limits by while the store is away."""
+        found = re.search(r"(?m)^gateway_replicas (\S+)", self.admin("GET", "/metrics").text)
+        return int(float(found[1])) if found is not None else 0
+
     def admin(self, method: str, path: str, *, token: str = ADMIN_TOKEN, **arguments: Any) -> httpx.Response:
         """Send one request to the admin port; without credentials when the token is empty."""
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **arguments.pop("headers", {})}

@@ -105,10 +105,7 @@ def test_shares_add_up_to_the_limit(measured: Measured, server: RedisServer, rep
     measured.under(
         f"{REPLICAS} replicas, limit {RATE}/s, offered {4 * RATE}/s evenly, counted from 2 s after the loss for {STEADY_SECONDS:.0f} s"
     )
-    wait_until(
-        lambda: all(len(gateway.admin("GET", "/v1/replicas").json()["replicas"]) == REPLICAS for gateway in replicas),
-        "replicas to know each other",
-    )
+    wait_until(lambda: all(gateway.live_replicas == REPLICAS for gateway in replicas), "replicas to know each other")
     fields = {"X-Client": secrets.token_hex(8)}
     with Load([Ask(gateway.url, "/share", fields) for gateway in replicas], 4 * RATE) as load:
         wait_until(lambda: len(load.replies) > RATE, "load")
