@@ -19,6 +19,7 @@ import httpx
 from discovery.condition import Condition
 from discovery.consul import Consul
 from discovery.directory import FIRST_RESULT_SECONDS, Directory, ServiceView, Watched
+from discovery.ending import end
 from discovery.endpoint import Endpoint, State
 from discovery.instance import HealthCheck, Instance
 from discovery.reply import ConsulError
@@ -44,7 +45,6 @@ from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.examination import examine
 from gateway.store.redis import Store
-from gateway.store.wire import ended
 from gateway.streams import OpenStreams
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
@@ -217,7 +217,7 @@ class Runtime:
         if self._started:
             self.telemetry.event("stop", {})
         if self._testing is not None:
-            await ended(self._testing)
+            await end((self._testing,))
         self.upstream_deadlines.close()
         self.client_deadlines.close()
         for client in self._clients.values():
@@ -374,9 +374,7 @@ class Runtime:
 
     async def _retire_all(self) -> None:
         retiring, self._retiring = self._retiring, {}
-        for task in retiring.values():
-            task.cancel()
-        await asyncio.gather(*retiring.values(), return_exceptions=True)
+        await end(retiring.values())
         for generation in retiring:
             if generation.authenticator is not self.authenticator:
                 await generation.authenticator.close()

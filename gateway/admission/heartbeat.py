@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import orjson
 
+from discovery.ending import end
 from gateway.store.error import StoreError
 from gateway.store.script import Script
-from gateway.store.wire import ended
 
 _SCRIPT = Script.read(Path(__file__).parent / "lua" / "heartbeat.lua")
 INTERVAL_SECONDS = 1.0
@@ -89,7 +89,7 @@ class Heartbeat:
         """Stops, and says that this replica has left, if the store can be reached."""
         if self._beating is None:
             return
-        await ended(self._beating)
+        await end((self._beating,))
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._say(b"")

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from discovery.ending import end
 from gateway.admission.mirror import Mirror
 from gateway.store.error import StoreError
 from gateway.store.script import Run, Script
-from gateway.store.wire import ended
 
 _SCRIPT = Script.read(Path(__file__).parent / "lua" / "journal.lua")
 #: How long one read waits for news; then the end of the journal is compared. Below the client's time-out for any answer.
@@ -93,10 +93,9 @@ class Journal:
 
     async def close(self) -> None:
         """Stops following."""
-        for call in list(self._calls):
-            await ended(call)
+        await end(self._calls)
         if self._following is not None:
-            await ended(self._following)
+            await end((self._following,))
 
     async def publish(self, written: Iterable[tuple[bytes, bytes]]) -> None:
         """Tells all replicas of (name, JSON) pairs that were written, this one first: what is acknowledged must not live in one place only.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from discovery.ending import end
 from gateway.admission.reconcile import Reconciliation
 from gateway.store.error import StoreError
 from gateway.store.lines import Line
@@ -75,8 +76,7 @@ class SettledLine:
     async def close(self) -> None:
         """Gives up what is going on."""
         if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.wait([self._settling])
+            await end((self._settling,))
 
     async def _settle(self) -> None:
         self._quickest_seconds = float("inf")

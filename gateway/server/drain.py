@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from discovery.ending import end
 from gateway.errors import GatewayError, Unavailable
 from gateway.exchange import Exchange
 from gateway.settings import DrainSettings
@@ -104,8 +105,7 @@ class Drain:
     async def close(self) -> None:
         """Do nothing more: everything has ended."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end((self._task,))
 
     def begin(self, who: str, *, at_once: bool = False) -> None:
         """End in order, the first time; without any more waiting the second time.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from discovery.ending import end
 from gateway.config.files import digest_of
 from gateway.config.problems import ConfigProblems, Problem
 from gateway.errors import ConfigError
@@ -101,9 +102,7 @@ class Reloader:
 
     async def close(self) -> None:
         """Stop watching."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     def request(self, trigger: Trigger) -> None:
         """Load again soon. What comes of it is in the log and in the audit."""

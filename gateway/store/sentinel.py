@@ -13,6 +13,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.exceptions import ReadOnlyError
 
+from discovery.ending import end
 from gateway.store.address import Address, Node
 from gateway.store.connecting import (
     HEALTH_CHECK_SECONDS,
@@ -25,7 +26,6 @@ from gateway.store.connecting import (
 )
 from gateway.store.error import StoreError, client_error
 from gateway.store.lines import Line, OnChange, SharedLine
-from gateway.store.wire import ended
 
 #: The longest that a sentinel may take to answer.
 _ANSWER_SECONDS = 0.25
@@ -181,7 +181,7 @@ class GuardedLine:
 
     async def close(self) -> None:
         if self._watch is not None:
-            await ended(self._watch)
+            await end((self._watch,))
         await self._line.close()
 
     async def _watch_over(self) -> None:

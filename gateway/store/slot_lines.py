@@ -11,13 +11,14 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from discovery.ending import end
 from gateway.store.address import Address, Node
 from gateway.store.connecting import connect_soon
 from gateway.store.error import StoreError
 from gateway.store.lines import Line, OnChange
 from gateway.store.script import bulk
 from gateway.store.slots import INFO_COMMAND, SLOTS_COMMAND, Nodes, View, newest, parse_redirection, parse_view
-from gateway.store.wire import OnReply, Wire, ended
+from gateway.store.wire import OnReply, Wire
 
 #: The map of slots is asked for again at most so often, however many calls say that it is wrong.
 _PAUSE_SECONDS = 0.1
@@ -70,7 +71,7 @@ class SlotLines:
 
     async def close(self) -> None:
         if self._keeper is not None:
-            await ended(self._keeper)
+            await end((self._keeper,))
         await asyncio.gather(*(wire.close() for wire in self._wires.values()))
 
     # For the lines

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 
+from discovery.ending import end
 from gateway.store.error import StoreError, reply_error
 
 #: A reply is what hiredis makes of it, or a StoreError.
@@ -37,14 +38,6 @@ class Connector(Protocol):
     """Opens connections: the store."""
 
     async def connect(self) -> AbstractConnection: ...
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancels a task that runs for ever, and waits for its end."""
-    # Again until it ends: before Python 3.12 asyncio.wait_for, which redis-py uses, swallows a cancellation that arrives with a result.
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
 
 
 class _Link(asyncio.Protocol):
@@ -181,7 +174,7 @@ class Wire:
     async def close(self) -> None:
         """Ends the connection for good. What waits for a reply gets an error."""
         if self._keeper is not None:
-            await ended(self._keeper)
+            await end((self._keeper,))
 
     def send(self, payload: bytes, on_reply: OnReply) -> None:
         """Sends one command. `on_reply` is called exactly once, with the reply or a StoreError, never from within this call.
