@@ -35,7 +35,6 @@ class Endpoint:
         "active",
         "address",
         "connections",
-        "ejected_until",
         "ejections",
         "failing_checks",
         "failures",
@@ -74,7 +73,6 @@ class Endpoint:
         # State of health; times are monotonic seconds, 0 for never
         self.standing: Standing = "available"
         self.ejections = 0
-        self.ejected_until = 0.0
         self.returned_at = 0.0
         #: When it began to take requests beside others that did already: the beginning of its slow start.
         self.joined_at = 0.0
@@ -138,11 +136,10 @@ class Endpoint:
             self.returned_at = self.joined_at = monotonic()
             self.on_change(self)
 
-    def eject(self, seconds: float) -> None:
+    def eject(self) -> None:
         """Take it out."""
         self.standing = "ejected"
         self.ejections += 1
-        self.ejected_until = monotonic() + seconds
         self.on_change(self)
 
     def half_open(self) -> None:

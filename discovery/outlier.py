@@ -78,7 +78,7 @@ class OutlierDetector:
     def _eject(self, endpoint: Endpoint) -> None:
         endpoint.ejections = max(0, endpoint.ejections - self._forgiven(endpoint))
         seconds = min(self._policy.base_seconds * (endpoint.ejections + 1), LONGEST_EJECTION_SECONDS)
-        endpoint.eject(seconds)
+        endpoint.eject()
         self._later(seconds, endpoint.half_open)
         self._on_ejected(endpoint, seconds)
 

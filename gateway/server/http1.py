@@ -305,7 +305,6 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         """Whatever comes from now on is nobody's, the rest of a body as well."""
         self._last_request = True
         self._raw_left = 0
-        self._broken = True
 
 
 def _body_with_upgrade(fields: FieldList) -> int:

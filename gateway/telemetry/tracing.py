@@ -16,7 +16,7 @@ from gateway.settings import TraceSettings
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.otlp import OtlpEncoder
 from gateway.telemetry.spans import SpanBuilder
-from gateway.telemetry.trace_context import Propagator, Trace, new_span_id
+from gateway.telemetry.trace_context import Propagator, Trace
 
 __all__ = ["Trace", "Tracer"]
 
@@ -63,10 +63,6 @@ class Tracer:
             exporter = OtlpExporter(settings.endpoint, OtlpEncoder(builder.resource, builder.scope))
         if exporter is not None:
             self._recorder = SpanRecorder(settings, builder, SpanQueue(exporter))
-
-    def new_span_id(self) -> int:
-        """For the CLIENT span of a try."""
-        return new_span_id()
 
     @property
     def recording(self) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Container
-from random import getrandbits
 from typing import Protocol
 
 from discovery.endpoint import Endpoint
@@ -24,6 +23,7 @@ from gateway.headers import identity_lines
 from gateway.rewrite import Rewrite, keep
 from gateway.route import RetryOn, Service, Timeouts
 from gateway.telemetry.observation import Try
+from gateway.telemetry.trace_context import new_span_id
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.http1 import ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
@@ -175,7 +175,7 @@ class Forwarder:
     def _begin(self, exchange: Exchange, endpoint: Endpoint) -> Try:
         """Note a try, and that the endpoint is busy with it."""
         observation = exchange.observation
-        attempt = Try(endpoint.instance.id, endpoint.address, getrandbits(64) or 1, time.time_ns())
+        attempt = Try(endpoint.instance.id, endpoint.address, new_span_id(), time.time_ns())
         if observation.service != self.name:
             # A handler's call, which may be one of several to several services.
             attempt.service, attempt.method = self.name, exchange.method

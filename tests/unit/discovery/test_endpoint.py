@@ -28,7 +28,7 @@ def test_comes_back_on_trial(endpoint: Endpoint) -> None:
     changes: list[str] = []
     endpoint.on_change = lambda changed: changes.append(changed.state)
     endpoint.failures_in_a_row = 5
-    endpoint.eject(30)
+    endpoint.eject()
     endpoint.finished(0.01, False)  # an answer that was still on its way
     assert (endpoint.state, endpoint.usable, endpoint.ejections) == ("ejected", False, 1)
     endpoint.half_open()

@@ -35,7 +35,7 @@ def test_with_everybody_usable_nothing_is_built_anew(policy: Policy) -> None:
 def test_who_is_out_gets_nothing_and_the_others_share_it(policy: Policy) -> None:
     """B4, B5."""
     made, selector = build(policy, 4)
-    made[0].eject(30)
+    made[0].eject()
     made[1].checked("web", passed=False)
     selection = selector.select(NOW)
     counts = picked(selection, made)
@@ -59,7 +59,7 @@ def test_fewer_than_half_usable_is_panic(policy: Policy, count: int, out: int, p
 def test_one_on_trial_gets_one_request(policy: Policy) -> None:
     """F-37: and none that was tried elsewhere before."""
     made, selector = build(policy, 3)
-    made[0].eject(30)
+    made[0].eject()
     made[0].half_open()
     selection = selector.select(NOW)
     assert selection.balancer.pick(b"key", [made[1]]) is made[2]

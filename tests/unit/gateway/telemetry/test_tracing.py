@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from gateway.settings import TraceSettings
 from gateway.telemetry.otlp import OtlpEncoder
 from gateway.telemetry.spans import SpanBuilder
+from gateway.telemetry.trace_context import new_span_id
 from gateway.telemetry.tracing import EXPORT_BATCH_SPANS, OtlpExporter, Seldom, SpanQueue, Tracer
 from tests.support.observations import attempt, observation, trace
 
@@ -95,7 +96,7 @@ def test_without_an_endpoint_only_propagation_is_done() -> None:
     threads = threading.active_count()
     made = Tracer(TraceSettings(), version="1", replica="gw-1")
     started = made.start([], [], [])
-    assert started.propagation_lines(made.new_span_id()).startswith(b"traceparent: 00-")
+    assert started.propagation_lines(new_span_id()).startswith(b"traceparent: 00-")
     made.finish(observation(trace=started))
     made.shutdown(0.0)
     assert made.dropped == 0
