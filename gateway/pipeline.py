@@ -204,8 +204,7 @@ class Pipeline:
                 raise exchange.refusal
             plan = exchange.plan
             assert plan is not None
-            if self.in_flight > self._max_in_flight or not self._observer.accepting or exchange.body_length != 0:
-                self._check_room(exchange, plan)
+            self._check_room(exchange, plan)
             if plan.authenticate and not self._is_known(exchange):
                 await self._authenticate(exchange, plan)
             plan.authorize(exchange.principal)
