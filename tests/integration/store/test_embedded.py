@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import stat
 import subprocess
 import sys
@@ -67,26 +65,54 @@ def test_stopping_leaves_nothing_behind() -> None:
     assert repr(server) == "<EmbeddedServer stopped path=None>"
 
 
-def test_the_server_ends_with_a_parent_that_is_killed() -> None:
-    """kill -9 of the gateway: the server is gone too."""
-    program = """
+class Parent:
+    """A process with an embedded server."""
+
+    _PROGRAM = """
         import sys, time
         from gateway.store.embedded import EmbeddedServer
         server = EmbeddedServer()
         server.start()
-        print(server.pid, flush=True)
+        print(server.pid, server.url.removeprefix("unix://"), flush=True)
         sys.stdin.read()
     """
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    assert parent.stdin is not None
-    pid = int(parent.stdout.readline())
-    assert alive(pid)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    parent.stdin.close()
-    parent.stdout.close()
-    wait_until(lambda: not alive(pid), "the server to end with its parent")
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", textwrap.dedent(self._PROGRAM)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        pid, socket_path = self._process.stdout.readline().split()
+        self.server_pid = int(pid)
+        self.directory = Path(socket_path).parent
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.communicate()
+        wait_until(lambda: not alive(self.server_pid), "the server to end with its parent")
+
+
+def test_the_server_ends_with_a_parent_that_is_killed() -> None:
+    """kill -9 of the gateway: the server is gone too."""
+    parent = Parent()
+    assert alive(parent.server_pid)
+    parent.kill()
+
+
+def test_the_next_start_clears_away_what_kill_9_left_behind() -> None:
+    """The killed one's directory goes; that of another gateway which is still at work stays."""
+    killed, working = Parent(), Parent()
+    try:
+        killed.kill()
+        assert (killed.directory / "log").exists()
+        server = EmbeddedServer()
+        server.start()
+        assert not killed.directory.exists()
+        with redis.Redis(unix_socket_path=str(working.directory / "store.sock")) as client:
+            assert client.ping()
+        server.stop()
+    finally:
+        working.kill()
 
 
 def test_a_path_keeps_the_data(tmp_path: Path) -> None:
