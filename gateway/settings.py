@@ -135,6 +135,7 @@ class Issuer:
         jwks: a JWK Set document, for issuers that are made at start.
         discovery: take `jwks_uri` from `issuer`/.well-known/openid-configuration.
         leeway, maximum_lifetime: seconds; `maximum_lifetime` 0 for no bound.
+        required_claims: must be there; `jti` must also be usable: printable text of at most 512 characters.
         development_key_file: private key of a development issuer, which `gateway token` may sign with.
         fips: only algorithms and keys of the FIPS-approved set.
     """

@@ -277,7 +277,7 @@ class AdminSite:
             raise BadRequest("The token is not one that this gateway accepts, so there is nothing to revoke.") from error
         assert principal is not None
         if principal.token_id is None:
-            raise BadRequest("The token has no jti; revoke its subject, session or client instead.")
+            raise BadRequest("The token is opaque and has no jti; revoke it where it was issued, or its subject, session or client here.")
         return Revocation(
             kind="jti",
             value=principal.token_id,

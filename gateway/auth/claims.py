@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from gateway.auth.refusals import invalid
@@ -72,6 +73,14 @@ def optional_text(value: object) -> str | None:
 def usable_token_id(value: object) -> str | None:
     """The `jti`, or None when revocation could not name the token by it."""
     return value if isinstance(value, str) and is_header_text(value) else None
+
+
+def content_id(payload: bytes) -> str:
+    """The id of a token that has no usable `jti`: `sha256:` and the digest of its payload, decoded (S-30).
+
+    Everything that a client could respell of a token without a key, its signature above all, is outside of it.
+    """
+    return f"sha256:{sha256(payload).hexdigest()}"
 
 
 def numeric_date(claims: Mapping[str, Any], name: str) -> float | None:

@@ -16,7 +16,8 @@ class Principal:
         issuer: the exact `iss`; the introspection URL or `api-key` for the other kinds.
         method: what proved it.
         scopes, roles: as granted.
-        token_id: `jti`; None when the token has none.
+        token_id: what a revocation names this one credential by: `jti`, the content of a signed token that has none (`sha256:...`), the id
+            of an API key; None for an introspected token without `jti`.
         session, client: `sid` and `azp`/`client_id`, None when absent.
         issued_at, expires_at: seconds since the epoch; 0 when unknown (`expires_at` 0: never).
         claims: everything the token said.

@@ -37,14 +37,20 @@ class ClaimPolicy:
         self._leeway = issuer.leeway
         self._maximum_lifetime = issuer.maximum_lifetime
         self._required = tuple(reading.claim_reader(name) for name in issuer.required_claims)
+        self._own_id_required = "jti" in issuer.required_claims
         self._subject = reading.claim_reader(issuer.claims.subject)
         self._scope = reading.claim_reader(issuer.claims.scope)
         self._roles = reading.claim_reader(issuer.claims.roles)
         self._session = reading.claim_reader(issuer.claims.session)
         self._client = reading.claim_reader(issuer.claims.client)
 
-    def principal(self, claims: dict[str, Any], now: float) -> Principal:
+    def principal(self, claims: dict[str, Any], payload: bytes, now: float) -> Principal:
         """Who the claims of a verified token are about.
+
+        Args:
+            claims: what the payload says.
+            payload: the document itself, which names a token that has no id of its own.
+            now: seconds since the epoch.
 
         Raises:
             Unauthorized: `token_expired`, or `token_invalid` for everything else.
@@ -61,7 +67,7 @@ class ClaimPolicy:
             method="jwt",
             scopes=reading.scopes(self._scope(claims)),
             roles=reading.roles(self._roles(claims)),
-            token_id=reading.usable_token_id(claims.get("jti")),
+            token_id=self._token_id_of(claims, payload),
             session=reading.optional_text(self._session(claims)),
             client=client,
             issued_at=int(issued_at or 0),
@@ -83,6 +89,15 @@ class ClaimPolicy:
         if self._maximum_lifetime and (issued_at is None or expires_at - issued_at > self._maximum_lifetime):
             raise invalid("token_lifetime")
         return issued_at, expires_at
+
+    def _token_id_of(self, claims: Mapping[str, Any], payload: bytes) -> str:
+        """What revocation names the token by: its `jti`, else its content (S-30)."""
+        own = reading.usable_token_id(claims.get("jti"))
+        if own is not None:
+            return own
+        if self._own_id_required:
+            raise invalid("token_claim_missing")
+        return reading.content_id(payload)
 
     def _client_of(self, claims: dict[str, Any]) -> str | None:
         client = self._client(claims)
@@ -161,7 +176,7 @@ class Verifier:
         compact = parse(token)
         issuer = self._issuer_of(compact)
         key = await issuer.verify(compact)
-        principal = issuer.policy.principal(compact.claims(), self._clock())
+        principal = issuer.policy.principal(compact.claims(), compact.payload, self._clock())
         # Nothing is awaited between the look at the key set and this, so a key can't leave unnoticed in between.
         self._cache.put(token, principal, principal.expires_at, key.fingerprint)
         return principal

@@ -244,7 +244,9 @@ class Issuer(Section):
     leeway: Annotated[float, Duration("0s", "5m", zero=True)] = Field(
         default=_ISSUER.leeway, description="Clock difference that is tolerated."
     )
-    required_claims: list[Claim] = Field(default=list(_ISSUER.required_claims), description="Claims that must be there.")
+    required_claims: list[Claim] = Field(
+        default=list(_ISSUER.required_claims), description="Claims that must be there; `jti` has to be usable as well."
+    )
     maximum_lifetime: Annotated[float, Duration("1s", "3650d", zero=True)] = Field(
         default=0.0, description="From iat to exp; 0 for no bound."
     )

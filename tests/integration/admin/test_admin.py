@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.auth.claims import content_id
 from gateway.auth.development import DevelopmentIssuer
 from tests.support.identity_provider import identity_provider
 from tests.support.redis_server import redis_server, wait_until
@@ -383,6 +385,32 @@ def test_commands_revoke_a_token_and_list_it(gateway: ProcessGateway, login: Log
     other = command("revoke", "--subject", subject, gateway=gateway, token="wrong")
     assert (other.returncode, other.stdout) == (1, "")
     assert "wants another token" in other.stderr
+
+
+def test_a_token_without_a_jti_is_revoked_by_command(gateway: ProcessGateway, login: Login) -> None:
+    """S-30: its content names it, in the records too; a token of the same subject that says something else goes on."""
+    subject = f"subject-{secrets.token_hex(4)}"
+    token, other = login.token(subject, jti=None), login.token(subject, jti=None, purpose="another")
+    answers = {text: {"Authorization": f"Bearer {text}"} for text in (token, other)}
+    for headers in answers.values():
+        assert gateway.request("GET", "/patients/1", headers=headers).status_code == 200
+    done = command("revoke", "--token", "-", gateway=gateway, stdin=token + "\n")
+    payload = token.split(".")[1]
+    name = content_id(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"revoked jti {name} issuer={login.provider.url} subject={subject}" in done.stdout
+    assert gateway.request("GET", "/patients/1", headers=answers[token]).json()["code"] == "token_revoked"
+    assert gateway.request("GET", "/patients/1", headers=answers[other]).status_code == 200
+    gateway.wait_for_record(lambda record: record.get("principal") is not None and record["principal"]["token_id"] == name)
+    assert gateway.admin("DELETE", f"/v1/revocations/jti/{name}").status_code == 204
+    assert gateway.request("GET", "/patients/1", headers=answers[token]).status_code == 200
+
+
+def test_an_opaque_token_without_a_jti_is_for_its_issuer_to_revoke(gateway: ProcessGateway) -> None:
+    """S-30: what other spellings it has, the gateway can't know."""
+    refused = gateway.admin("POST", "/v1/revocations", json={"kind": "token", "value": "opaque.alice"})
+    assert_problem(refused, 400, "bad_request")
+    assert "where it was issued" in refused.json()["detail"]
 
 
 def test_token_of_a_development_issuer_is_accepted(gateway: ProcessGateway, config: Path, service: Upstream, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -98,9 +99,35 @@ def test_a_token_without_a_subject_is_its_clients_own() -> None:
 
 
 @pytest.mark.parametrize("value", [..., "", 7, None, "a\nb", ["t"]])
-def test_a_token_without_a_usable_jti_has_no_id(value: object) -> None:
-    """S-30: accepted, and revocation reaches it by subject, session, client or issuer."""
-    assert _verify(token(claims(jti=value))).token_id is None
+def test_a_token_without_a_usable_jti_is_named_by_its_payload(value: object) -> None:
+    """S-30: accepted by default, and revocation can name it."""
+    text = token(claims(jti=value))
+    payload = base64.urlsafe_b64decode(text.split(b".")[1] + b"==")
+    assert _verify(text).token_id == f"sha256:{hashlib.sha256(payload).hexdigest()}"
+
+
+def test_what_names_a_token_is_its_content_and_nothing_around_it() -> None:
+    """S-30: another signature and another header over the same payload are the same token; another payload is another one."""
+    rsa, ec = rsa_key(), ec_key()
+    settings = issuer(algorithms=("RS256", "ES256"), jwks=jwks(jwk(rsa, kid="k1"), jwk(ec, "ES256", kid="k2")))
+    said = claims(jti=...)
+    texts = [
+        jwt.encode(said, rsa, algorithm="RS256", headers={"kid": "k1"}),
+        jwt.encode(said, ec, algorithm="ES256", headers={"kid": "k2"}),
+        jwt.encode(said, ec, algorithm="ES256", headers={"kid": "k2"}),
+        jwt.encode({**said, "iat": said["iat"] - 1}, ec, algorithm="ES256", headers={"kid": "k2"}),
+    ]
+    first, second, third, other = (_verify(text.encode(), settings).token_id for text in texts)
+    assert len(set(texts)) == 4
+    assert first == second == third != other
+
+
+@pytest.mark.parametrize("value", [..., "", 7, None, "a\nb", ["t"], "x" * 600])
+def test_a_token_without_a_usable_jti_is_refused_where_one_is_required(value: object) -> None:
+    """S-30: `required_claims: [jti, ...]`, for whoever wants no other tokens."""
+    settings = issuer(required_claims=("exp", "jti"))
+    assert _verify(token(claims(jti="t-1")), settings).token_id == "t-1"
+    _refused(token(claims(jti=value)), "token_claim_missing", settings)
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"])
