@@ -28,11 +28,13 @@ faults: $(VENV)/.dev ## run the conformance and fault suites in their long form 
 	GATEWAY_FAULTS=long $(PYTHON_RUN) -m pytest $(FAULTS) $(PYTEST_ARGS)
 	scripts/reliability-table
 
-check: $(VENV)/.dev ## format, lint, types, lock files, shipped configurations, deployment files
+check: $(VENV)/.dev ## format, lint, types, security lint, lock files, known vulnerabilities, shipped configurations, deployment files
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/mypy $(TYPED)
+	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive gateway discovery hms_etl
 	scripts/lock --check
+	scripts/audit-dependencies
 	@for config in $(CONFIGS); do echo "gateway check $$config"; $(PYTHON_RUN) -m gateway check "$$config" || exit 1; done
 	@if [ -x scripts/validate-deployment ]; then echo scripts/validate-deployment; scripts/validate-deployment; fi
 

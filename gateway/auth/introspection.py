@@ -35,6 +35,8 @@ _MAX_INACTIVE = 1000
 #: Beyond this many questions in flight a new one is refused.
 _MAX_IN_FLIGHT = 256
 _TIMEOUT_SECONDS = 3.0
+#: `token_type_hint`, RFC 7662 section 2.1.
+_KIND = "access_token"
 _BREAKER_THRESHOLD = 3
 _BREAKER_PAUSE_SECONDS = 1.0
 
@@ -117,7 +119,7 @@ class Introspector:
         return reply
 
     async def _post(self, token: bytes) -> dict[str, Any]:
-        form = {"token": token.decode("ascii"), "token_type_hint": "access_token"}
+        form = {"token": token.decode("ascii"), "token_type_hint": _KIND}
         body = await fetch(self._http, self._url, timeout_seconds=self._timeout_seconds, form=form, headers=self._headers)
         reply = loads_object(body)
         if not isinstance(reply.get("active"), bool):

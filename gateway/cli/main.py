@@ -9,6 +9,7 @@ import click
 
 DISTRIBUTION = "hms-gateway"
 
+_TOKENS = "gateway.cli.tokens"
 #: Command to the module that has it, under the same name with `_` for `-`.
 _HOMES = {
     "run": "gateway.cli.serving",
@@ -17,8 +18,8 @@ _HOMES = {
     "doctor": "gateway.cli.doctoring",
     "schema": "gateway.cli.checking",
     "routes": "gateway.cli.checking",
-    "token": "gateway.cli.tokens",
-    "keygen": "gateway.cli.tokens",
+    "token": _TOKENS,
+    "keygen": _TOKENS,
     "revoke": "gateway.cli.revoking",
     "revocations": "gateway.cli.revoking",
 }

@@ -17,7 +17,7 @@ DEFAULT_CONFIG = "gateway.yaml"
 GRACE_VARIABLE = "GATEWAY_GRACE_PERIOD"
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:9080"
-ADMIN_TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+ADMIN_TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # nosec B105 # noqa: S105 - the name of a variable
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -34,7 +34,7 @@ from gateway.settings import (
     TraceSettings,
 )
 
-ADMIN_TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+ADMIN_TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # nosec B105 # noqa: S105 - the name of a variable
 
 
 def load(path: Path, environ: Mapping[str, str], *, require_files: bool = True) -> Settings:

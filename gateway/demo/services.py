@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ from gateway.demo.applications import claims, patients, policies
 
 SERVICES: Final[Mapping[str, Callable[[], Starlette]]] = {"patients": patients, "claims": claims, "policies": policies}
 
+#: 0.0.0.0 and ::, to listen on and nowhere to go to.
+_EVERY_ADDRESS: Final = frozenset((str(IPv4Address(0)), str(IPv6Address(0))))
 #: linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -112,7 +115,7 @@ def _registered(app: ASGIApp, options: Options, host: str, port: int) -> ASGIApp
 
 def _reachable(host: str, consul: str) -> str:
     """The address by which others reach a service that listens on `host`."""
-    if host not in ("0.0.0.0", "::"):
+    if host not in _EVERY_ADDRESS:
         return host
     agent = urlsplit(consul)
     with socket.socket(socket.AF_INET6 if host == "::" else socket.AF_INET, socket.SOCK_DGRAM) as probe:

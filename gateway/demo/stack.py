@@ -13,7 +13,7 @@ import contextlib
 import http.client
 import os
 import socket
-import subprocess
+import subprocess  # nosec B404 # for programs of our own
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -129,7 +129,7 @@ class DemoStack:
     def _launch(self, name: str, service: str) -> DemoInstance:
         with _listening(name, self._ports.get(name, 0)) as listener:
             command = [sys.executable, "-m", "gateway.demo.services", service, f"--instance={name}"]
-            process = subprocess.Popen(  # noqa: S603  (our own module, our own arguments)
+            process = subprocess.Popen(  # nosec B603 # noqa: S603 - our own module, our own arguments
                 [*command, f"--listener={listener.fileno()}", f"--parent={os.getpid()}"],
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,

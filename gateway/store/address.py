@@ -24,7 +24,7 @@ _FORMS = {
     "sentinel": "redis+sentinel://host1,host2,host3/name-of-the-primary",
     "cluster": "redis+cluster://host1,host2",
 }
-_SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+_SENTINEL_OPTIONS = {f"sentinel_{argument}": argument for argument in ("username", "password")}
 
 
 class Node(NamedTuple):

