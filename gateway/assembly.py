@@ -25,6 +25,7 @@ from discovery.instance import HealthCheck, Instance
 from discovery.reply import ConsulError
 from discovery.source import Source
 from discovery.static import StaticSource
+from discovery.tls import TlsFailures
 from gateway.admission.admission import Admission
 from gateway.admission.ladder import Ladder
 from gateway.admission.revocation import Revocations
@@ -50,6 +51,7 @@ from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
 from gateway.telemetry.services import ServiceFact, service_sources
 from gateway.telemetry.telemetry import Telemetry
+from gateway.telemetry.tls import tls_sources
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
 
@@ -123,6 +125,7 @@ class Runtime:
         self.forwarders = {}
         self.store = store
         self._embedded = embedded
+        self.tls_failures = TlsFailures()
         self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
         self.consul = _consul(settings)
         watched = {name: self._watched(service, self.consul) for name, service in settings.services.items()}
@@ -139,6 +142,7 @@ class Runtime:
                 *discovery_sources(self._conditions),
                 *published_sources(lambda: self.publisher.table),
                 *together_sources(self._together_figures),
+                *tls_sources(self.tls_failures.counts, lambda: self.settings.certificates),
             ],
         )
         self.started_at = time.time()
@@ -193,7 +197,7 @@ class Runtime:
         draft = self._draft(self.settings, self.publisher.fitting(self.settings))
         first = draft.finish(self.generation, self.authenticator, self._forwarder)
         server = self.settings.server
-        self.front = Front(first.pipeline, server.max, server.timeouts, first.proxies, self.client_deadlines)
+        self.front = Front(first.pipeline, server.max, server.timeouts, first.proxies, self.client_deadlines, first.context)
         self._enter(first)
         self.publisher.start()
         self.telemetry.start()
@@ -322,7 +326,9 @@ class Runtime:
         now = self.settings
         server = replace(settings.server, host=now.server.host, port=now.server.port, workers=now.server.workers)
         admin = replace(settings.admin, host=now.admin.host, port=now.admin.port)
-        return replace(settings, server=server, admin=admin, state=now.state, telemetry=now.telemetry, audit=now.audit)
+        # Of the store only what its TLS files hold: they are read for each connection.
+        state = replace(now.state, fingerprint=settings.state.fingerprint)
+        return replace(settings, server=server, admin=admin, state=state, telemetry=now.telemetry, audit=now.audit)
 
     async def _change(self, settings: Settings, published: tuple[Route, ...]) -> int:
         before = self.current
@@ -415,7 +421,7 @@ class Runtime:
         self._circuits = {name: circuit for name, circuit in self._circuits.items() if name in generation.forwarders}
         self.pipeline = generation.pipeline
         server = generation.settings.server
-        self.front.change(generation.pipeline, server.max, server.timeouts, generation.proxies)
+        self.front.change(generation.pipeline, server.max, server.timeouts, generation.proxies, generation.context)
         self.telemetry.metrics.generation(generation.number)
         self.telemetry.metrics.rungs({self.ladder.mode(route) for route, _ in generation.routes.entries})
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -15,8 +17,9 @@ from discovery.reply import ConsulError
 from gateway.admission.heartbeat import Heartbeat
 from gateway.assembly import SELF_TEST, with_store_url
 from gateway.auth.authenticator import Authenticator
+from gateway.config.caution import EXPIRES_SOON_DAYS
 from gateway.errors import ConfigError
-from gateway.finding import Finding
+from gateway.finding import Finding, Level
 from gateway.server.serving import bound_socket
 from gateway.settings import Settings
 from gateway.store.embedded import EmbeddedServer
@@ -57,6 +60,10 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _certificates(settings: Settings) -> Iterator[Finding]:
+    for key, certificate in settings.certificates.items():
+        until = datetime.datetime.fromtimestamp(certificate.not_after, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        level: Level = "warning" if certificate.not_after < time.time() + EXPIRES_SOON_DAYS * 86_400 else "good"
+        yield Finding("certificate", level, f"{key}: valid until {until}")
     for name, service in settings.services.items():
         try:
             client_context(service.tls, name)

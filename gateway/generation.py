@@ -21,6 +21,7 @@ from gateway.pipeline import Admission, FailedAuthentications, Observer, Pipelin
 from gateway.plan import RoutePlan, request_shape
 from gateway.route import Limit, Route, Service
 from gateway.router import EVERY_METHOD, Router
+from gateway.server.tls import server_context
 from gateway.settings import Settings
 from gateway.streams import Streams
 from gateway.upstream.forward import Forwarder, RequestShape
@@ -63,6 +64,7 @@ class Generation:
         routes, pipeline, proxies: how requests are handled.
         forwarders: by service.
         call_shapes: by service, what handlers' calls add to a request.
+        context: for handshakes with clients.
     """
 
     number: int
@@ -74,6 +76,7 @@ class Generation:
     call_shapes: Mapping[str, RequestShape]
     pipeline: Pipeline
     proxies: TrustedProxies
+    context: ssl.SSLContext | None
 
 
 class Draft:
@@ -93,6 +96,7 @@ class Draft:
             name: request_shape(Route(name=f"client:{name}", path="/", target=name), service) for name, service in settings.services.items()
         }
         self._proxies = TrustedProxies(settings.server.trusted_proxies)
+        self._context = server_context(settings.server.tls) if settings.server.tls is not None else None
         self._failures = surroundings.failures(settings.authentication.failures)
 
     def finish(self, number: int, authenticator: Authenticator, make_forwarder: MakeForwarder) -> Generation:
@@ -112,6 +116,7 @@ class Draft:
             call_shapes=self._call_shapes,
             pipeline=self._pipeline(number, authenticator),
             proxies=self._proxies,
+            context=self._context,
         )
 
     def _pipeline(self, number: int, authenticator: Authenticator) -> Pipeline:

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from gateway.certificates import ClientCertificate
 from gateway.headers import PSEUDONYM, RequestFields
 from gateway.paths import is_authority
 
@@ -46,9 +47,10 @@ class Peer:
         scheme: `http` or `https`, as the client spoke to us.
         server_port: the port it came to.
         trusted: its forwarding fields are believed.
+        certificate: what it has shown, where the port speaks TLS and asks for one; set by whoever has read it.
     """
 
-    __slots__ = ("_fixed_lines", "head", "ip", "port", "proxies", "scheme", "server_port", "trusted")
+    __slots__ = ("_fixed_lines", "certificate", "head", "ip", "port", "proxies", "scheme", "server_port", "trusted")
 
     def __init__(self, ip: str, port: int, scheme: str, server_port: int, proxies: TrustedProxies) -> None:
         self.ip = ip
@@ -56,6 +58,7 @@ class Peer:
         self.scheme = scheme
         self.server_port = server_port
         self.proxies = proxies
+        self.certificate: ClientCertificate | None = None
         #: What the last request's fields said; only the pipeline writes here.
         self.head: Head | None = None
         self.trusted = proxies.trusts(ip)

@@ -32,6 +32,27 @@ class ServerTimeouts:
     header: float = 10.0
     body: float = 30.0
     idle: float = 75.0
+    tls: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """TLS on the data port.
+
+    Args:
+        certificate_file, key_file: PEM; the certificate first, then those that lead to its authority.
+        client_ca_file: PEM; clients are asked for a certificate that one of these vouches for. None are asked when empty.
+        client_certificate: whether a client without one is let in.
+        minimum_version: `1.2` or `1.3`.
+        fingerprint: of what the files held.
+    """
+
+    certificate_file: str
+    key_file: str
+    client_ca_file: str = ""
+    client_certificate: Literal["required", "optional"] = "required"
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    fingerprint: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +78,7 @@ class ServerSettings:
     port: int = 8080
     workers: int = 1
     trusted_proxies: tuple[str, ...] = ()
+    tls: ServerTls | None = None
     max: Maxima = Maxima()
     timeouts: ServerTimeouts = ServerTimeouts()
     drain: DrainSettings = DrainSettings()
@@ -86,6 +108,7 @@ class StateSettings:
         mirror_age: how old the mirror of revocations may be and still decide, seconds; 0 for never.
         shards: how many virtual shards keys are spread over; 0 for what the kind of store needs.
         ca_file, certificate_file, key_file: TLS of the `rediss` forms.
+        fingerprint: of what these files held.
     """
 
     url: str = field(default="embedded://", repr=False)
@@ -96,6 +119,7 @@ class StateSettings:
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
+    fingerprint: str = field(default="", repr=False)
 
     @property
     def shard_count(self) -> int:
@@ -240,6 +264,21 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCertificate:
+    """A certificate that we show to others.
+
+    Args:
+        not_after: when it expires, seconds since the epoch.
+        purpose_missing: its extended key usage does not name what it is used for here.
+        key_open: others than its owner may read its key's file.
+    """
+
+    not_after: float
+    purpose_missing: bool = False
+    key_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything a gateway is started with."""
 
@@ -258,3 +297,5 @@ class Settings:
     source: str = ""
     #: Every file that was read for these, and a digest of what it held: it changes when these may have to be loaded again.
     files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    #: Our certificates, by the key that names the file.
+    certificates: Mapping[str, OwnCertificate] = field(default_factory=dict, repr=False, compare=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from gateway.settings import Settings
 
 #: Prefix lengths below which a block of trusted proxies is wider than any one organisation's network needs.
 NARROWEST_WIDE_PREFIX = {4: 8, 6: 32}
+#: Who renews automatically does so earlier.
+EXPIRES_SOON_DAYS = 7
 #: Consul's default of `limits.http_max_conns_per_client`.
 CONSUL_CONNECTIONS_PER_CLIENT = 200
 #: What systemd gives unless told otherwise; Kubernetes gives 30 s, `docker stop` 10 s.
@@ -38,7 +41,17 @@ def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS
     Args:
         grace_seconds: what the platform gives a process between telling it to end and killing it.
     """
-    general: list[Callable[[Settings], Iterator[_Caution]]] = [_proxies, _admin, _state, _consul, _failures, _issuers, _services, _audit]
+    general: list[Callable[[Settings], Iterator[_Caution]]] = [
+        _proxies,
+        _certificates,
+        _admin,
+        _state,
+        _consul,
+        _failures,
+        _issuers,
+        _services,
+        _audit,
+    ]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
     found += drain_warnings(settings, grace_seconds)
     return found + [
@@ -77,6 +90,19 @@ def _proxies(settings: Settings) -> Iterator[_Caution]:
                 f"{block} lets nearly anybody choose the address that limits and records see",
                 "list the proxies' own networks",
             )
+
+
+def _certificates(settings: Settings) -> Iterator[_Caution]:
+    """Our certificates and their keys, those of the data port and those that we show to others."""
+    for path, certificate in settings.certificates.items():
+        days = (certificate.not_after - time.time()) / 86_400
+        if days < EXPIRES_SOON_DAYS:
+            yield path, f"the certificate expires in {max(days, 0):.1f} days", "a renewed one; it is taken without a restart"
+        if certificate.purpose_missing:
+            role = "serverAuth" if path.startswith("server.") else "clientAuth"
+            yield path, f"the certificate's extended key usage lacks {role}: others will refuse it", f"a certificate with {role}"
+        if certificate.key_open:
+            yield f"{path.removesuffix('certificate_file')}key_file", "others than its owner may read the key", "mode 0600, or 0400"
 
 
 def _admin(settings: Settings) -> Iterator[_Caution]:

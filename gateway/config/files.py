@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from gateway.config.problems import KeyPath, Report, shown
+from gateway.settings import OwnCertificate
 
 #: A secret is a token or a passphrase; more than this is the wrong file.
 MAXIMUM_SECRET_BYTES = 64 * 1024
@@ -29,19 +30,28 @@ class Files:
         self.required = required
         #: Every file that was looked at, and a digest of what it held.
         self.seen: dict[str, str] = {}
+        #: Our certificates among them, by the key that names the file.
+        self.certificates: dict[str, OwnCertificate] = {}
 
     def path(self, text: str, key: KeyPath) -> str:
         """The absolute path of a file that exists and can be read; empty for empty text."""
+        return self.content(text, key)[0]
+
+    def content(self, text: str, key: KeyPath) -> tuple[str, bytes | None]:
+        """The absolute path of a file that exists and can be read, and what is in it; empty and None for empty text, None too when it is
+        not read."""
         if not text:
-            return ""
+            return "", None
         path = self._directory / text
+        content = None
         if self.required:
             try:
                 with path.open("rb") as file:
-                    self.seen[str(path)] = sha256(file.read(MAXIMUM_DIGESTED_BYTES)).hexdigest()
+                    content = file.read(MAXIMUM_DIGESTED_BYTES)
+                self.seen[str(path)] = sha256(content).hexdigest()
             except (OSError, ValueError) as error:
                 self._report.add(key, f"can't read {shown(text)}: {_reason(error)}", _relative(path, text))
-        return str(path)
+        return str(path), content
 
     def directory(self, text: str, key: KeyPath) -> str:
         """The absolute path of a directory, which may be missing yet; empty for empty text."""

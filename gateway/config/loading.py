@@ -13,9 +13,10 @@ from gateway.config.authentication import authentication
 from gateway.config.document import MAXIMUM_CHARACTERS, Document, read
 from gateway.config.files import Files, is_token
 from gateway.config.limits import limit
+from gateway.config.pem import pem_files, server_tls
 from gateway.config.problems import ConfigProblems, KeyPath, Mark, Marks, Problem, Report
 from gateway.config.routes import Names, check_unique, route
-from gateway.config.services import first_and_rest, pair, pem_files, service
+from gateway.config.services import first_and_rest, service
 from gateway.config.validation import Parts, parts, validate
 from gateway.errors import ConfigError
 from gateway.route import Limit, Local, Route, Service
@@ -147,7 +148,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
     files = Files(directory, report, required=require_files)
     limits = _limits(pieces, report)
     settings = Settings(
-        server=_server(pieces.server),
+        server=_server(pieces.server, report, files),
         admin=_admin(pieces.admin, environ, report, files),
         state=_state(pieces.state, report, files),
         consul=_consul(pieces, report, files),
@@ -159,6 +160,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
         audit=AuditSettings(sink=tuple(pieces.audit.sink), format=pieces.audit.format),
         source=document.marks.file,
         files=files.seen,
+        certificates=files.certificates,
     )
     report.close()
     _check_table(settings.routes, report)
@@ -166,14 +168,15 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
     return settings
 
 
-def _server(section: models.Server) -> ServerSettings:
+def _server(section: models.Server, report: Report, files: Files) -> ServerSettings:
     return ServerSettings(
         host=section.host,
         port=section.port,
         workers=section.workers,
         trusted_proxies=tuple(section.trusted_proxies),
+        tls=server_tls(section.tls, report, files),
         max=Maxima(**section.max.model_dump()),
-        timeouts=ServerTimeouts(**section.timeouts.model_dump(exclude={"tls"})),
+        timeouts=ServerTimeouts(**section.timeouts.model_dump()),
         drain=DrainSettings(**section.drain.model_dump()),
     )
 
@@ -190,8 +193,7 @@ def _admin(section: models.Admin, environ: Mapping[str, str], report: Report, fi
 
 def _state(section: models.State, report: Report, files: Files) -> StateSettings:
     path: KeyPath = ("state",)
-    pair(section, path, report)
-    pem = pem_files(section, path, files)
+    pem = pem_files(section, path, report, files)
     if any(pem.values()) and not section.url.startswith("rediss"):
         key = next(key for key, value in pem.items() if value)
         report.add((*path, key), f"{key} applies to TLS only", "a rediss:// URL, or rediss+sentinel://, rediss+cluster://", key=True)
@@ -204,6 +206,7 @@ def _state(section: models.State, report: Report, files: Files) -> StateSettings
         ca_file=pem["ca_file"],
         certificate_file=pem["certificate_file"],
         key_file=pem["key_file"],
+        fingerprint=files.fingerprint(pem.values()),
     )
 
 
@@ -213,9 +216,8 @@ def _consul(pieces: Parts, report: Report, files: Files) -> ConsulAgent | None:
     if section is None:
         return ConsulAgent(cache_dir=cache_dir) if any(section.consul is not None for section in pieces.services.values()) else None
     path: KeyPath = ("discovery", "consul")
-    pair(section, path, report)
     datacenter, failover = first_and_rest(section.datacenter)
-    pem = pem_files(section, path, files)
+    pem = pem_files(section, path, report, files)
     return ConsulAgent(
         url=section.url,
         token=files.secret_text(section.token_file, (*path, "token_file")),

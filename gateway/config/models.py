@@ -119,7 +119,23 @@ class ServerTimeouts(Section):
     idle: Annotated[float, Duration("100ms", "1h")] = Field(
         default=_SERVER.timeouts.idle, description="Between two requests of a connection."
     )
-    tls: Annotated[Any, NotYet()] = Field(default=None, description="TLS handshake. Not available yet.")
+    tls: Annotated[float, Duration("100ms", "1m")] = Field(default=_SERVER.timeouts.tls, description="For the TLS handshake, all of it.")
+
+
+class ServerTls(Section):
+    """TLS on the data port."""
+
+    certificate_file: PlainText = Field(description="PEM file: our certificate, then those that lead to its authority.")
+    key_file: PlainText = Field(description="PEM file of the certificate's key, without a password.")
+    client_ca_file: OptionalText = Field(
+        default="", description="PEM file of those who vouch for clients; clients are asked for no certificate when empty."
+    )
+    client_certificate: Annotated[Literal["required", "optional"], OneOf(("required", "optional"))] = Field(
+        default="required", description="Whether clients without a certificate are let in, where client_ca_file asks for one."
+    )
+    minimum_version: Annotated[Literal["1.2", "1.3"], OneOf(("1.2", "1.3"))] = Field(
+        default="1.2", description="Oldest TLS that is spoken."
+    )
 
 
 class Drain(Section):
@@ -145,7 +161,7 @@ class Server(Section):
     trusted_proxies: list[Annotated[str, Text(syntax.cidr)]] = Field(
         default=[], description="Blocks of addresses whose X-Forwarded-* is believed."
     )
-    tls: Annotated[Any, NotYet()] = Field(default=None, description="TLS on the data port. Not available yet.")
+    tls: ServerTls | None = Field(default=None, description="TLS on the data port; plain HTTP when not given.")
     max: Max = Field(default=Max(), description="Bounds on what a client may send.")
     timeouts: ServerTimeouts = Field(default=ServerTimeouts(), description="How long a client may take.")
     drain: Drain = Field(default=Drain(), description="How a process ends when it is told to.")

@@ -8,6 +8,7 @@ import gateway.config.models as models
 import gateway.config.syntax as syntax
 from discovery.instance import Balance, ConsulQuery, HealthCheck, Instance, Outlier
 from gateway.config.files import Files
+from gateway.config.pem import pem_files
 from gateway.config.problems import KeyPath, Report, Wrong, shown
 from gateway.route import Circuit, Retry, RetryOn, Service, Timeouts, UpstreamTLS
 
@@ -92,18 +93,5 @@ def _health(section: models.Health) -> HealthCheck:
 
 
 def _tls(section: models.UpstreamTls, path: KeyPath, report: Report, files: Files) -> UpstreamTLS:
-    pair(section, path, report)
-    pem = pem_files(section, path, files)
+    pem = pem_files(section, path, report, files)
     return UpstreamTLS(**(section.model_dump() | pem), fingerprint=files.fingerprint(pem.values()))
-
-
-def pair(section: models.UpstreamTls | models.State | models.Consul, path: KeyPath, report: Report) -> None:
-    """A certificate and its key come together."""
-    if bool(section.certificate_file) != bool(section.key_file):
-        given, missing = ("certificate_file", "key_file") if section.certificate_file else ("key_file", "certificate_file")
-        report.add((*path, given), f"{given} is given without {missing}", "both or neither")
-
-
-def pem_files(section: models.UpstreamTls | models.State | models.Consul, path: KeyPath, files: Files) -> dict[str, str]:
-    """Absolute paths of the PEM files."""
-    return {key: files.path(getattr(section, key), (*path, key)) for key in ("ca_file", "certificate_file", "key_file")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections import deque
 from typing import Any, ClassVar, Protocol
@@ -52,19 +53,38 @@ class Front:
         maxima, timeouts: bounds on clients.
         proxies: whose forwarding fields are believed.
         deadlines: watches over the connections.
+        context: for handshakes, where the port speaks TLS.
     """
 
-    __slots__ = ("deadlines", "handler", "maxima", "proxies", "timeouts")
+    __slots__ = ("context", "deadlines", "handler", "maxima", "proxies", "timeouts")
 
-    def __init__(self, handler: Handler, maxima: Maxima, timeouts: ServerTimeouts, proxies: TrustedProxies, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        maxima: Maxima,
+        timeouts: ServerTimeouts,
+        proxies: TrustedProxies,
+        deadlines: Deadlines,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.handler = handler
         self.maxima = maxima
         self.timeouts = timeouts
         self.proxies = proxies
         self.deadlines = deadlines
+        self.context = context
 
-    def change(self, handler: Handler, maxima: Maxima, timeouts: ServerTimeouts, proxies: TrustedProxies) -> None:
-        """Requests that begin from now on are handled so. Bounds on headers hold for connections that are made from now on."""
+    def change(
+        self,
+        handler: Handler,
+        maxima: Maxima,
+        timeouts: ServerTimeouts,
+        proxies: TrustedProxies,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Requests that begin from now on are handled so. Bounds on headers hold for connections that are made from now on, and so do
+        certificates."""
+        self.context = context
         self.handler = handler
         self.maxima = maxima
         self.timeouts = timeouts
@@ -313,13 +333,17 @@ class GatewayProtocol(StrictHttp1Protocol):
             self.deadline = self.loop.time() + self.front.timeouts.body
             self.transport.close()
             return
+        self._linger(LINGER_SECONDS)
+        self.transport.write_eof()
+
+    def _linger(self, seconds: float) -> None:
+        """Go on reading for so long, without taking anything."""
         self._lingering = True
         self.drop_rest()
         self._newest = None
         self._pauses.clear()
         self.flow.resume_reading()
-        self.transport.write_eof()
-        self.deadline = self.loop.time() + LINGER_SECONDS
+        self.deadline = self.loop.time() + seconds
 
     # Ending
 

@@ -27,6 +27,8 @@ SETTLE_SECONDS = 0.25
 #: Sections of which nothing can change while the process runs, and single keys of the others.
 FIXED_SECTIONS = ("state", "telemetry", "audit")
 FIXED_KEYS = {"server": ("host", "port", "workers"), "admin": ("host", "port")}
+#: What may change of them: files that are read again for each connection.
+CHANGEABLE = frozenset(("state.fingerprint",))
 
 #: What tells whether a file may have changed, without reading it; None when it isn't there.
 Stamp = tuple[int, int, int, int] | None
@@ -203,7 +205,10 @@ class Reloader:
 def fixed_changes(before: Settings, after: Settings) -> Iterator[str]:
     """Keys that differ and can't change while the process runs."""
     for section in FIXED_SECTIONS:
-        yield from _differences(getattr(before, section), getattr(after, section), section)
+        differences = _differences(getattr(before, section), getattr(after, section), section)
+        yield from (key for key in differences if key not in CHANGEABLE)
+    if (before.server.tls is None) != (after.server.tls is None):
+        yield "server.tls"
     for section, keys in FIXED_KEYS.items():
         for key in keys:
             yield from _differences(getattr(getattr(before, section), key), getattr(getattr(after, section), key), f"{section}.{key}")

@@ -25,6 +25,7 @@ from gateway.server.drain import CUT_OFF_SECONDS, Drain
 from gateway.server.face import AsgiFace
 from gateway.server.protocol import server_protocol
 from gateway.server.reload import Reloader
+from gateway.server.tls import SecureListener, SecureProtocol, secure_protocol
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +76,41 @@ class QuietServer(uvicorn.Server):
     def force(self) -> None:
         """End without waiting for connections."""
         self.force_exit = self.should_exit = True
+
+
+class SecureServer(QuietServer):
+    """The same for a port that speaks TLS.
+
+    Args:
+        config: names the protocol class.
+        listen: from a socket that listens to what accepts its connections.
+    """
+
+    def __init__(self, config: uvicorn.Config, listen: Callable[[socket.socket, SecureServer], SecureListener]) -> None:
+        super().__init__(config)
+        self._listen = listen
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets is not None
+        self.servers = [self._listen(sock, self) for sock in sockets]  # type: ignore[misc]
+        self.started = True
+
+
+def data_server(face: AsgiFace, runtime: Runtime) -> QuietServer:
+    """The server of the data port, as the runtime is configured."""
+    front = runtime.front
+    if front.context is None:
+        return QuietServer(_config(face, http=server_protocol(front)))
+    config = _config(face, http=secure_protocol(front))
+
+    def listen(sock: socket.socket, server: SecureServer) -> SecureListener:
+        def make() -> SecureProtocol:
+            protocol: SecureProtocol = config.http_protocol_class(config=config, server_state=server.server_state, app_state={})  # type: ignore[call-arg, assignment]
+            return protocol
+
+        return SecureListener(sock, front, server.server_state.connections, make, runtime.tls_failures)
+
+    return SecureServer(config, listen)
 
 
 def bound_socket(host: str, port: int, key: str, *, shared: bool = False) -> socket.socket:
@@ -141,7 +177,7 @@ def serve_one(origin: Origin, face: AsgiFace, admin_app: AdminApp) -> None:
     settings = origin.settings
     data = bound_socket(settings.server.host, settings.server.port, "server")
     admin = bound_socket(settings.admin.host, settings.admin.port, "admin")
-    run(serve_process(face, origin, data, admin, admin_app, lambda: announce(data, admin)))
+    run(serve_process(face, origin, data, admin, admin_app, lambda: announce(data, admin, settings)))
 
 
 def serve_worker(
@@ -187,15 +223,20 @@ def run(main: Any) -> None:
         runner.run(main)
 
 
-def announce(data: socket.socket, admin: socket.socket) -> None:
+def announce(data: socket.socket, admin: socket.socket, settings: Settings) -> None:
     """Say where we listen."""
-    print(f"Gateway listening on {url_of(data)}, admin on {url_of(admin)}", file=sys.stderr, flush=True)
+    print(f"Gateway listening on {url_of(data, data_scheme(settings))}, admin on {url_of(admin)}", file=sys.stderr, flush=True)
 
 
-def url_of(sock: socket.socket) -> str:
+def data_scheme(settings: Settings) -> str:
+    """What is spoken on the data port."""
+    return "https" if settings.server.tls is not None else "http"
+
+
+def url_of(sock: socket.socket, scheme: str = "http") -> str:
     """Where a bound socket is reached."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def settle_garbage_collector() -> None:
@@ -237,7 +278,7 @@ async def serve_process(
     except asyncio.CancelledError:
         # Told to stop before it could serve anybody.
         return
-    server = QuietServer(_config(face, http=server_protocol(runtime.front)))
+    server = data_server(face, runtime)
     drain = Drain(runtime.front, server, lambda: runtime.settings.server.drain, runtime.begin_drain)
     accepted = _tell_supervisor(ACCEPTED_SIGNAL) if supervised else _nobody_to_tell
     reloader = Reloader(origin.read_again, declared, runtime, runtime.telemetry, accepted)

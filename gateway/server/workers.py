@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from gateway.errors import ConfigError
-from gateway.server.serving import ACCEPTED_SIGNAL, RELOAD_SIGNAL, bound_socket, url_of
+from gateway.server.serving import ACCEPTED_SIGNAL, RELOAD_SIGNAL, bound_socket, data_scheme, url_of
 from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.workers")
@@ -112,7 +112,8 @@ class Supervisor:
     def _start_all(self, reserved: socket.socket, site: socket.socket) -> None:
         server = self._settings.server
         controls = [self._directory / f"worker-{number}.sock" for number in range(server.workers)]
-        self._banner = f"Gateway listening on {url_of(reserved)} with {server.workers} workers, admin on {url_of(site)}"
+        url = url_of(reserved, data_scheme(self._settings))
+        self._banner = f"Gateway listening on {url} with {server.workers} workers, admin on {url_of(site)}"
         for control in controls:
             self._start(_Role(self._worker_main(reserved, site, control), worker=True))
         self._start(_Role(lambda listening: self._admin(site, controls, listening), worker=False))

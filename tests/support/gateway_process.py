@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from gateway import BackendAPIGateway
 from gateway.assembly import Runtime
 from gateway.server.protocol import server_protocol
 from gateway.server.serving import QuietServer, bound_socket
+from gateway.server.tls import SecureListener, secure_protocol
 from tests.support.recording_upstream import RecordingUpstream
 from tests.support.redis_server import until
 
@@ -132,20 +134,24 @@ class RunningGateway:
     port: int
     audit: Path
     clients: list[Client] = field(default_factory=list)
+    #: What clients connect with unless they bring another; None for plain connections.
+    tls: ssl.SSLContext | None = None
+    #: Its clients' connections, of our own protocol.
+    connections: set[Any] = field(default_factory=set)
 
     @property
     def runtime(self) -> Runtime:
         return self.app.runtime
 
-    async def connect(self, limit: int = 1 << 26) -> Client:
-        """A new client connection; `limit` bounds what it reads ahead."""
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=limit))
+    async def connect(self, limit: int = 1 << 26, *, tls: ssl.SSLContext | None = None) -> Client:
+        """A new client connection; `limit` bounds what it reads ahead. Where the port speaks TLS, with that context or `tls`."""
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=limit, ssl=tls or self.tls))
         self.clients.append(client)
         return client
 
-    async def ask(self, data: bytes, *, split: bool = False, bodiless: bool = False) -> Response:
+    async def ask(self, data: bytes, *, split: bool = False, bodiless: bool = False, tls: ssl.SSLContext | None = None) -> Response:
         """One request on a connection of its own."""
-        client = await self.connect()
+        client = await self.connect(tls=tls)
         response = await client.ask(data, split=split, bodiless=bodiless)
         client.close()
         return response
@@ -203,7 +209,7 @@ async def serving(app: BackendAPIGateway, directory: Path, adapter: Adapter = "w
     port: int = sock.getsockname()[1]
     running = RunningGateway(app, port, directory / "audit.jsonl")
     serve = _serving_wire if adapter == "wire" else _serving_asgi
-    async with serve(app, sock):
+    async with serve(app, sock, running):
         try:
             yield running
         finally:
@@ -212,17 +218,27 @@ async def serving(app: BackendAPIGateway, directory: Path, adapter: Adapter = "w
 
 
 @asynccontextmanager
-async def _serving_wire(app: BackendAPIGateway, sock: socket.socket) -> AsyncIterator[None]:
+async def _serving_wire(app: BackendAPIGateway, sock: socket.socket, running: RunningGateway) -> AsyncIterator[None]:
     """Our protocol on a bare asyncio server: uvicorn's own loop looks around only ten times a second, which tests need not wait for."""
     face = app._face
     runtime = await face.open()
     config = uvicorn.Config(face, log_config=None, http="httptools", ws="none", lifespan="off", proxy_headers=False)
     config.load()
     state = ServerState()
+    running.connections = state.connections
     state.default_headers = [(b"date", b"Mon, 23 Nov 2026 00:58:45 GMT")]
-    protocol = server_protocol(runtime.front)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: protocol(config=config, server_state=state, app_state={}), sock=sock, backlog=2048)
+    front = runtime.front
+    protocol: Any = server_protocol(front) if front.context is None else secure_protocol(front)
+
+    def make() -> Any:
+        return protocol(config=config, server_state=state, app_state={})
+
+    server: Any
+    if front.context is None:
+        server = await asyncio.get_running_loop().create_server(make, sock=sock, backlog=2048)
+    else:
+        sock.listen(2048)
+        server = SecureListener(sock, front, state.connections, make, runtime.tls_failures)
     try:
         yield
     finally:
@@ -234,7 +250,7 @@ async def _serving_wire(app: BackendAPIGateway, sock: socket.socket) -> AsyncIte
 
 
 @asynccontextmanager
-async def _serving_asgi(app: BackendAPIGateway, sock: socket.socket) -> AsyncIterator[None]:
+async def _serving_asgi(app: BackendAPIGateway, sock: socket.socket, running: RunningGateway) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         http="h11",

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_TOKEN = "the-admin-token-of-tests"
-LISTENING = re.compile(r"Gateway listening on (http://\S+)(?: with \d+ workers)?, admin on (http://\S+)")
+LISTENING = re.compile(r"Gateway listening on (https?://\S+)(?: with \d+ workers)?, admin on (http://\S+)")
 UVICORN_LISTENING = re.compile(r"Uvicorn running on (http://\S+)")
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0

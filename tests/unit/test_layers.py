@@ -24,7 +24,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "pure modules": (
         "discovery.balance",
         "discovery.endpoint",
+        "discovery.tls",
         "gateway.admission.limits",
+        "gateway.certificates",
         "gateway.cors",
         "gateway.deadlines",
         "gateway.exchange",

@@ -2,80 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-import ssl
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.support.certificates import EXPIRED, Authority, server_context
 from tests.support.gateway_process import ADAPTERS, GET, Adapter, declared, run, serving
 from tests.support.recording_upstream import Link, recording_upstream
-
-NOW = datetime.datetime.now(datetime.UTC)
-DAY = datetime.timedelta(days=1)
-
-
-@dataclass
-class Authority:
-    """A certificate authority of its own, with its files in a directory."""
-
-    directory: Path
-    name: str
-
-    def __post_init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
-        self._certificate = _certificate(name, name, self._key, self._key, authority=True)
-        self.file = self.directory / f"{self.name}.pem"
-        self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, host: str, *, expired: bool = False) -> tuple[Path, Path]:
-        """Files of a certificate for a host name or address, and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        certificate = _certificate(subject, self._certificate.subject, key, self._key, host=host, expired=expired)
-        stem = f"{self.name}-{host}-{expired}"
-        files = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
-        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-        return files
-
-
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: Any, signer: Any, *, authority: bool = False, host: str = "", expired: bool = False
-) -> x509.Certificate:
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - 3 * DAY)
-        .not_valid_after(NOW - DAY if expired else NOW + DAY)
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-    )
-    if host:
-        name: x509.GeneralName = x509.DNSName(host)
-        if host[0].isdigit():
-            name = x509.IPAddress(ipaddress.ip_address(host))
-        builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
-    return builder.sign(signer, hashes.SHA256())
-
-
-def server_context(files: tuple[Path, Path], client_authority: Authority | None = None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*files)
-    if client_authority is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(client_authority.file)
-    return context
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +52,7 @@ def test_an_instance_that_cannot_be_verified_is_a_502(
     """S-39, S-41: nothing is sent to it; why is in the records only."""
     files = {
         "another name": authority.issue("other.internal"),
-        "expired": authority.issue("127.0.0.1", expired=True),
+        "expired": authority.issue("127.0.0.1", days=EXPIRED),
         "another authority": stranger.issue("127.0.0.1"),
         "the system's authorities": authority.issue("127.0.0.1"),
         "plain HTTP": None,
@@ -156,7 +89,7 @@ def test_a_client_certificate_is_shown_where_one_is_configured(
     store: str, tmp_path: Path, authority: Authority, stranger: Authority, shown: bool
 ) -> None:
     """S-39, S-42: mutual TLS."""
-    context = server_context(authority.issue("127.0.0.1"), client_authority=stranger)
+    context = server_context(authority.issue("127.0.0.1"), clients=stranger)
     certificate, key = stranger.issue("gateway.internal")
     own = {"certificate_file": str(certificate), "key_file": str(key)} if shown else {}
 

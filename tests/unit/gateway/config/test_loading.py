@@ -31,6 +31,7 @@ from gateway.settings import (
     TelemetrySettings,
     TraceSettings,
 )
+from tests.support.certificates import Authority
 
 #: The configuration of CONTRACT section 4, without the keys that come later.
 CONTRACT = """\
@@ -482,12 +483,13 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
     """G3: a certificate that was renewed in place is another setting; a file that was only touched is not."""
     file, bundle = tmp_path / "gateway.yaml", tmp_path / "ca.pem"
     file.write_text("version: 1\nservices: {p: {instances: [https://10.0.0.1:1], tls: {ca_file: ca.pem}}}\n")
-    bundle.write_text("first")
+    first_authority, second_authority = (Authority(tmp_path, name).file.read_text() for name in ("first", "second"))
+    bundle.write_text(first_authority)
     first, again = load(file, {}), load(file, {})
     bundle.touch()
     assert first == again == load(file, {})
     assert set(first.files) == {str(file), str(bundle)}
-    bundle.write_text("second")
+    bundle.write_text(second_authority)
     second = load(file, {})
     assert second.services["p"].tls != first.services["p"].tls
     assert [path for path in first.files if first.files[path] != second.files[path]] == [str(bundle)]
