@@ -58,7 +58,7 @@ def _compile_template(route: Route, template: Template) -> Rewrite:
     for name in parts[1::2]:
         if name not in template.parameters:
             allowed = ", ".join(template.parameters) or "none, the path has no parameters"
-            raise _problem(route, f"rewrite {route.rewrite!r} uses {{{name}}}; parameters: {allowed}")
+            raise _problem(route, f"rewrite {route.rewrite!r} uses {_braced(name)}; parameters: {allowed}")
     if any(brace in part for part in parts[::2] for brace in "{}"):
         raise _problem(route, f"rewrite {route.rewrite!r} has a brace that is no {{name}}")
     _check_literal(route, "rewrite", "x".join(parts[::2]))
@@ -68,6 +68,10 @@ def _compile_template(route: Route, template: Template) -> Rewrite:
     # A tail is the last segment of a template; splitting no further than that leaves it in one piece.
     cuts = len(template.segments) if template.segments[-1].kind == "tail" else -1
     return _template_rewrite(literals, positions, cuts)
+
+
+def _braced(name: str) -> str:
+    return f"{{{name}}}" if name.isprintable() else ascii(f"{{{name}}}")
 
 
 def _position(template: Template, name: str) -> int:

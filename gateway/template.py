@@ -20,6 +20,7 @@ Kind = Literal["literal", "uuid", "int", "any", "tail"]
 _KINDS: dict[str | None, Kind] = {None: "any", "int": "int", "uuid": "uuid", "path": "tail"}
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z]+))?\}")
 _ALLOWED = "a parameter fills a whole segment: {name}, {name:int}, {name:uuid}, or {name:path} as the last one"
+_SHOWN_CHARACTERS = 200
 #: The parameter that holds what is below a mount whose path names none.
 MOUNT_PARAMETER = "path"
 
@@ -115,7 +116,12 @@ def _meet(first: Segment, second: Segment) -> bool:
 
 
 def _problem(path: str, where: str, message: str) -> ConfigError:
-    return ConfigError(f"{where}: path {path!r} {message}" if where else f"path {path!r} {message}")
+    return ConfigError(f"{where}: path {_shown(path)} {message}" if where else f"path {_shown(path)} {message}")
+
+
+def _shown(text: str) -> str:
+    """In quotes, and no longer than a message needs."""
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
 
 
 def _segment(path: str, where: str, part: str) -> Segment:
@@ -124,22 +130,22 @@ def _segment(path: str, where: str, part: str) -> Segment:
         return Segment("literal", _literal(path, where, part))
     name, type_name = parameter.groups()
     if type_name not in _KINDS:
-        raise _problem(path, where, f"has the unknown parameter type {type_name!r}; {_ALLOWED}")
+        raise _problem(path, where, f"has the unknown parameter type {_shown(type_name)}; {_ALLOWED}")
     return Segment(_KINDS[type_name], name)
 
 
 def _literal(path: str, where: str, part: str) -> str:
     if "{" in part or "}" in part:
-        raise _problem(path, where, f"has the segment {part!r}; {_ALLOWED}")
+        raise _problem(path, where, f"has the segment {_shown(part)}; {_ALLOWED}")
     if "?" in part or "#" in part:
         raise _problem(path, where, "must be a path without query and fragment")
     try:
         # ASCII stays as it is, so that the policy sees what was written; other letters may be written plainly here.
         return canonical(b"/" + quote(part, safe="".join(map(chr, range(0x80)))).encode("ascii"))[1:]
     except GatewayError as exc:
-        raise _problem(path, where, f"has the segment {part!r}, which requests may not have: {exc.detail}") from exc
+        raise _problem(path, where, f"has the segment {_shown(part)}, which requests may not have: {exc.detail}") from exc
     except UnicodeEncodeError as exc:
-        raise _problem(path, where, f"has the segment {part!r}, which is not valid Unicode") from exc
+        raise _problem(path, where, f"has the segment {_shown(part)}, which is not valid Unicode") from exc
 
 
 def _check_parameters(path: str, where: str, segments: tuple[Segment, ...]) -> None:
@@ -151,5 +157,5 @@ def _check_parameters(path: str, where: str, segments: tuple[Segment, ...]) -> N
         if segment.kind == "tail" and not last:
             raise _problem(path, where, f"has {{{segment.text}:path}} before its end; {_ALLOWED}")
         if segment.kind != "literal" and segment.text in seen:
-            raise _problem(path, where, f"uses the parameter {segment.text!r} twice")
+            raise _problem(path, where, f"uses the parameter {_shown(segment.text)} twice")
         seen.add(segment.text if segment.kind != "literal" else "")

@@ -20,7 +20,7 @@ MAXIMUM_PERIOD_US = 366 * UNITS_US["day"]
 
 #: token of RFC 9110 section 5.6.2: safe in a header, in a key, and without the braces of a hash tag.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
-_RATE = re.compile(r"\s*(\d+)\s*/\s*(?:(\d+)\s*)?([a-z]+)\s*")
+_RATE = re.compile(r"\s*([0-9]{1,18})\s*/\s*(?:([0-9]{1,18})\s*)?([a-z]+)\s*")
 _PLAIN_KEYS = ("subject", "client", "session", "client_ip", "route", "global")
 _NAMED_KEYS = ("header", "claim", "path")
 _KEYS_ALLOWED = "subject, client, session, client_ip, route, global, header:NAME, claim:NAME and path:NAME"
@@ -42,7 +42,9 @@ def parse_rate(text: str) -> tuple[int, int]:
         unit_us = UNITS_US.get(unit.removesuffix("s"))
     period_us = int(number or 1) * (unit_us or 0)
     if not int(count) or not period_us:
-        raise ConfigError(f"rate {text!r}: must be COUNT/UNIT with a unit of second, minute, hour, day, or COUNT/DURATION such as 100/15m")
+        raise ConfigError(
+            f"rate {text[:60]!r}: must be COUNT/UNIT with a unit of second, minute, hour, day, or COUNT/DURATION such as 100/15m"
+        )
     return int(count), period_us
 
 

@@ -12,6 +12,7 @@ from gateway.errors import ConfigError
 #: Where a value stands in the document: mapping keys and list indexes, outermost first.
 KeyPath = tuple[str | int, ...]
 
+_ENVIRONMENT = "the value from the environment"
 #: Longest piece of a bad value that a message repeats.
 SHOWN_CHARACTERS = 60
 
@@ -114,8 +115,7 @@ def render(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            # A key of a hostile file stays on its line.
-            key = part[:SHOWN_CHARACTERS] if part.isprintable() else json.dumps(part[:SHOWN_CHARACTERS])
+            key = part[:SHOWN_CHARACTERS] if part.isprintable() else _quoted(part[:SHOWN_CHARACTERS])
             text += f".{key}" if text else key
     return text
 
@@ -129,7 +129,7 @@ class FromEnvironment(str):
 def shown(value: object) -> str:
     """A bad value for a message: on one line, bounded, without the password and the query of a URL, and nothing from the environment."""
     if isinstance(value, FromEnvironment):
-        return "the value from the environment"
+        return _ENVIRONMENT
     if isinstance(value, bool | int | float) or value is None:
         return json.dumps(value)
     if not isinstance(value, str):
@@ -137,7 +137,17 @@ def shown(value: object) -> str:
     text = _without_password(value)
     if len(text) > SHOWN_CHARACTERS:
         text = text[:SHOWN_CHARACTERS] + "..."
-    return json.dumps(text, ensure_ascii=False)
+    return _quoted(text)
+
+
+def unrepeated(error: Wrong) -> Wrong:
+    """What is wrong with a value from the environment, when it is said of a part of it, without that part."""
+    return error if _ENVIRONMENT in error.message else Wrong(f"{_ENVIRONMENT} does not fit", error.allowed)
+
+
+def _quoted(text: str) -> str:
+    """In quotes, and on its line: what could end the line, or drive a terminal, is escaped."""
+    return json.dumps(text, ensure_ascii=not text.isprintable()).replace("\x7f", "\\u007f")
 
 
 def _without_password(text: str) -> str:

@@ -9,7 +9,7 @@ import gateway.config.syntax as syntax
 from discovery.instance import Balance, ConsulQuery, HealthCheck, Instance, Outlier
 from gateway.config.files import Files
 from gateway.config.pem import pem_files
-from gateway.config.problems import KeyPath, Report, Wrong, shown
+from gateway.config.problems import FromEnvironment, KeyPath, Report, Wrong, shown, unrepeated
 from gateway.route import Circuit, Retry, RetryOn, Service, Timeouts, UpstreamTLS
 
 Policy = Literal["round_robin", "random", "least_request", "ewma", "consistent_hash"]
@@ -57,7 +57,7 @@ def _instances(entries: list[str | models.StaticInstance], path: KeyPath, report
         try:
             instance = _instance(url, weight)
         except Wrong as error:
-            report.wrong(place, error)
+            report.wrong(place, unrepeated(error) if isinstance(url, FromEnvironment) else error)
             continue
         if instance.id in instances:
             report.add(place, f"the instance {shown(url)} is there twice", "each address once; weight says how much it gets")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from gateway import template
-from gateway.config.problems import Wrong, shown
+from gateway.config.problems import FromEnvironment, Wrong, shown
 from gateway.errors import ConfigError
 from gateway.hosts import host_and_port, split_hosts
 
@@ -52,7 +52,7 @@ def method(text: str) -> str:
     if text in ("CONNECT", "TRACE"):
         raise Wrong(f"the method {text} is never routed", "such as GET or POST")
     if text.upper() != text:
-        raise Wrong(f"the method {shown(text)} is not upper case", f"{text.upper()}")
+        raise Wrong(f"the method {shown(text)} is not upper case", "such as GET" if isinstance(text, FromEnvironment) else text.upper())
     return text
 
 
@@ -188,7 +188,20 @@ def state_url(text: str) -> str:
     path = rest.rpartition("@")[2] if scheme == "unix" else rest
     if scheme in ("embedded", "unix") and (path or scheme == "unix") and not path.startswith("/"):
         raise Wrong(f"{shown(text)} has no absolute path", _STORES_ALLOWED)
+    if scheme == "unix":
+        _check_socket(text)
     return text
+
+
+def _check_socket(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise Wrong(f"{shown(text)} is not a URL", _STORES_ALLOWED) from None
+    if not text.isprintable() or parts.path == "/":
+        raise Wrong(f"{shown(text)} does not name a socket", "allowed: unix:///PATH or unix:///PATH?db=NUMBER")
+    if not re.fullmatch(r"(db=[0-9]{0,5})?", parts.query) or parts.fragment:
+        raise Wrong(f"{shown(text)} has more than a database behind its path", "allowed: unix:///PATH or unix:///PATH?db=NUMBER")
 
 
 def _check_servers(text: str) -> None:
@@ -204,6 +217,8 @@ def _check_servers(text: str) -> None:
         except ValueError:
             complaint = "has no host" if not host else "has a host that is none, or a port that is not from 1 to 65535"
             raise Wrong(f"{shown(text)} {complaint}", _STORES_ALLOWED) from None
+    if parts.fragment or not _OPTIONS[kind].fullmatch(parts.query):
+        raise Wrong(f"{shown(text)} has options that are none", f"allowed: {_OPTIONS_ALLOWED[kind]}")
     if "," in hosts and not kind:
         raise Wrong(f"{shown(text)} names several hosts", "one; redis+sentinel:// and redis+cluster:// take several")
     _PATHS[kind](text, parts.path)
@@ -224,6 +239,13 @@ def _check_no_database(text: str, path: str) -> None:
         raise Wrong(f"{shown(text)} has a database, and a cluster has none but 0", "allowed: redis+cluster://HOST1,HOST2")
 
 
+_NO_OPTION = re.compile("")
+_OPTIONS = {
+    "": _NO_OPTION,
+    "sentinel": re.compile(r"((^|&)sentinel_(username|password)=[^&]*)*"),
+    "cluster": _NO_OPTION,
+}
+_OPTIONS_ALLOWED = {"": "none", "sentinel": "sentinel_username=NAME and sentinel_password=PASSWORD", "cluster": "none"}
 _PATHS = {"": _check_database, "sentinel": _check_primary, "cluster": _check_no_database}
 
 

@@ -13,7 +13,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from gateway.admission.limits import parse_rate
-from gateway.config.problems import Wrong, shown
+from gateway.config.problems import FromEnvironment, Wrong, shown, unrepeated
 from gateway.errors import ConfigError
 
 #: Type of the errors that carry a `Wrong`: its message and what is allowed are in their context.
@@ -29,6 +29,8 @@ _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB|kB|MB|GB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
+#: What `float` takes is more: digits of other scripts, underscores, words.
+_NUMBER = re.compile(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})(e-[0-9]{1,3})?")
 _RATE_ALLOWED = "allowed: COUNT/PERIOD, such as 100/minute, 10/second, 600/hour, 10000/day or 100/15m"
 _DURATION_ALLOWED = "allowed: a number with ms, s, m, h or d, such as 250ms, 10s or 12h"
 
@@ -76,10 +78,8 @@ def rate(value: object) -> tuple[int, int]:
 def ratio(value: object) -> float:
     """`0.1` or `10%` as 0.1."""
     text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
-    try:
-        result = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        result = math.nan
+    number = text.removesuffix("%")
+    result = float(number) / (100 if text.endswith("%") else 1) if _NUMBER.fullmatch(number) else math.nan
     if not 0 <= result <= 1:
         raise Wrong(f"{shown(value)} is not a share", "allowed: 0 to 1, or 0% to 100%")
     return result
@@ -112,7 +112,7 @@ class Value(ABC):
         try:
             return self.parse(value)
         except Wrong as error:
-            raise refused(error) from error
+            raise refused(unrepeated(error) if isinstance(value, FromEnvironment) else error) from error
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._parse)
@@ -136,7 +136,9 @@ class Text(Value):
             raise Wrong("empty text", "at least one character")
         if "\x00" in value or not _is_unicode(value):
             raise Wrong("text with a NUL character or an invalid one", "text without it")
-        return str(self.check(value) if value else value)
+        checked = self.check(value) if value else value
+        # Whoever finds something else wrong with it must not repeat it either.
+        return FromEnvironment(checked) if isinstance(value, FromEnvironment) else str(checked)
 
     def describe(self) -> dict[str, Any]:
         return {"type": "string"} if self.optional else {"type": "string", "minLength": 1}
