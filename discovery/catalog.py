@@ -168,7 +168,7 @@ def _check_name(host: str) -> None:
 def _check_number(number: IPv4Address | IPv6Address) -> None:
     plain = _plain(number)
     if isinstance(number, IPv6Address) and number.scope_id is not None:
-        raise Unusable(f"its address {number} has a zone")
+        raise Unusable(f"its address {_show(str(number))} has a zone")
     if plain.is_link_local or plain.is_multicast or plain.is_unspecified or plain == IPv4Address("255.255.255.255"):
         raise Unusable(f"its address {number} is link-local, multicast or unspecified")
 

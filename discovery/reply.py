@@ -40,17 +40,18 @@ def decode(code: int, fields: Mapping[str, str], body: bytes) -> Reply:
     try:
         entries = orjson.loads(body)
         index = int(fields["X-Consul-Index"])
-        last_contact_ms = int(fields.get("X-Consul-LastContact", "0"))
-    except (KeyError, ValueError) as exc:
+        last_contact_seconds = int(fields.get("X-Consul-LastContact", "0")) / 1000
+    except (KeyError, ValueError, OverflowError) as exc:
         raise ConsulError("the answer is not Consul's: no JSON or no index in it") from exc
     if not isinstance(entries, list):
         raise ConsulError("the answer is not Consul's: no list of instances")
     if not entries and fields.get("X-Consul-Results-Filtered-By-ACLs") == "true":
         raise ConsulError("the ACL token may not read this service: every instance was filtered out")
     known_leader = fields.get("X-Consul-KnownLeader", "true") == "true"
-    return Reply(entries, index, known_leader, last_contact_ms / 1000)
+    return Reply(entries, index, known_leader, last_contact_seconds)
 
 
 def one_line(text: object) -> str:
-    """Short and on one line, for messages."""
-    return " ".join(str(text).split())[:200]
+    """Short, on one line, and without what could drive a terminal, for messages."""
+    line = " ".join(str(text).split())[:200]
+    return line if line.isprintable() else "".join(character if character.isprintable() else "?" for character in line)

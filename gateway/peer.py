@@ -120,7 +120,11 @@ def _forwarded_for(fields: RequestFields) -> list[str]:
     text = b",".join(fields.all(b"x-forwarded-for")).decode("latin-1")
     for part in reversed(text.split(",")[-MAX_HOPS:]):
         try:
-            hops.append(str(ipaddress.ip_address(part.strip())))
+            address = ipaddress.ip_address(part.strip())
         except ValueError:
             break
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+            # A zone has a meaning on one machine only (RFC 4007 section 11), and may be any text.
+            break
+        hops.append(str(address))
     return hops[::-1]

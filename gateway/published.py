@@ -102,13 +102,17 @@ def _check_apart(route: Route, others: Iterable[Route]) -> None:
 
 
 def _remarks(reading: Reading, publication: Publication) -> list[str]:
-    strange = [f"{', '.join(publication.strange)} is not read"] if publication.strange else []
+    strange = [_one_line(f"{', '.join(publication.strange)} is not read")] if publication.strange else []
     return [*filter(None, (reading.problem,)), *strange]
 
 
 def _reason(error: ConfigError) -> str:
+    return _one_line(str(error))
+
+
+def _one_line(text: str) -> str:
     """On one line, and bounded: the words come from elsewhere."""
-    return " ".join(ascii(str(error))[1:-1].replace("\\n", " ").split())[:300]
+    return " ".join(ascii(text)[1:-1].replace("\\n", " ").split())[:300]
 
 
 class Publisher:
