@@ -77,7 +77,15 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader = self._reader
         reader.feed(data)
-        while (reply := reader.gets()) is not _NOT_ENOUGH:
+        while True:
+            try:
+                reply = reader.gets()
+            except (hiredis.ProtocolError, TypeError) as exc:
+                # TypeError: a map with a list as a key, which RESP3 allows and Python has no dict for.
+                self.abort(StoreError("unavailable", f"the server does not speak its protocol: {exc}"))
+                return
+            if reply is _NOT_ENOUGH:
+                return
             if not self._pending:
                 # From here on nobody can tell whose reply is whose.
                 self.abort(StoreError("unavailable", "the server answered what nobody had asked"))
