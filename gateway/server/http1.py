@@ -85,6 +85,9 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         #: Bytes of all reads since the request began, what a request before it had of the first one included.
         self._message_bytes = 0
         self._body_bytes = 0
+        #: What of the body had come, and of the whole message, when content came last.
+        self._content_bytes = 0
+        self._content_at = 0
         #: What is left of a body that comes with an offered upgrade: the parser hands over when it sees one.
         self._raw_left = 0
         #: A request ended in the newest read.
@@ -127,7 +130,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._broken or self._last_request:
-            if self._raw_left:
+            if self._raw_left and not self._broken:
                 self._raw_body(data)
                 self.read_done()
             return
@@ -284,7 +287,10 @@ class StrictHttp1Protocol(HttpToolsProtocol):
             return
         error: GatewayError | None = None
         if not self.in_head:
-            if len(self._collected) > MAX_TRAILERS:
+            if self._content_bytes != self._body_bytes:
+                self._content_bytes, self._content_at = self._body_bytes, self._message_bytes
+            if len(self._collected) > MAX_TRAILERS or self._message_bytes - self._content_at > 2 * self._head_limit:
+                # The parser keeps a trailer field for as long as it grows.
                 error = HeadersTooLarge(reason="trailers")
             elif self._message_bytes > self._head_limit + MAX_OVERHEAD_BYTES + self._body_bytes * MAX_OVERHEAD_RATIO:
                 error = MalformedMessage(reason="chunk_overhead")

@@ -34,6 +34,7 @@ MAX_TRAILERS = 64
 
 #: What a reason phrase may consist of (RFC 9112 section 4).
 _REASON = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+_HEAD_END = b"\r\n\r\n"
 #: Of HTTP; the parser takes RTSP/ and ICE/ for the same.
 _FIRST_BYTE = ord("H")
 
@@ -86,6 +87,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunks",
+        "_closes",
         "_collected",
         "_complete",
         "_error",
@@ -129,6 +131,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_header = collector(self._collected)
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
+        #: An HTTP/1.0 response said so.
+        self._closes = False
         self.write_paused = False
         self.reused = False
         self.idle_since = 0.0
@@ -206,7 +210,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             deadline = self._loop.time() + seconds
             total = self.total_deadline
-        self.deadline = total if total and total < deadline else deadline
+            self.deadline = total if total and total < deadline else deadline
         return response
 
     def write(self, data: bytes) -> None:
@@ -305,6 +309,9 @@ class UpstreamConnection(asyncio.Protocol):
                 self._refuse("upstream_protocol_error")
                 return
             self._head_bytes += len(data)
+            unread = -1
+        else:
+            unread = self._unread
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -317,8 +324,10 @@ class UpstreamConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse("upstream_header_too_large")
             return
-        if len(self._collected) > MAX_TRAILERS and not self._complete:
-            self._refuse("upstream_trailers_too_large")
+        if self._head_request and self.head.chunked and not ends_with_head(data):
+            # A chunk's size, of which the parser tells nothing yet.
+            self.keep_alive = False
+        if not self._complete and not self._bounds_hold(len(data), self._unread == unread):
             return
         if alone and self._complete and self.keep_alive and not self._interim and self.head.status not in BODILESS:
             self._repeated.keep(data, self.head)
@@ -376,6 +385,8 @@ class UpstreamConnection(asyncio.Protocol):
         version = parser.get_http_version()
         if version != "1.1":
             refuse_version(version, fields)
+            # RFC 9112 section 9.3: it ends, whatever else the same fields say. The parser believes keep-alive.
+            self._closes = b"close" in connection_options(value for name, value in fields if name == b"connection")
         status = parser.get_status_code()
         if not 200 <= status <= 599:
             self._not_final(status, fields)
@@ -399,12 +410,30 @@ class UpstreamConnection(asyncio.Protocol):
         self._unread += len(body)
 
     def on_message_complete(self) -> None:
-        if self.head is None or self._head_request:
+        head = self.head
+        if head is None:
+            return
+        if self._head_request:
+            if head.chunked:
+                # The parser has read the last chunk of a body that there should not be.
+                self.keep_alive = False
             return
         self._complete = True
-        self.keep_alive = self._parser.should_keep_alive()
+        self.keep_alive = self._parser.should_keep_alive() and not self._closes
 
     # Details
+
+    def _bounds_hold(self, read_bytes: int, barren: bool) -> bool:
+        """Whether an unfinished body may go on; it is refused when not. The parser keeps a trailer field for as long as it grows.
+
+        Args:
+            barren: the newest read brought nothing of the content: trailers, or extensions of a chunk.
+        """
+        self._head_bytes = self._head_bytes + read_bytes if barren else 0
+        if self._head_bytes <= MAX_HEAD_BYTES and len(self._collected) <= MAX_TRAILERS:
+            return True
+        self._refuse("upstream_trailers_too_large")
+        return False
 
     def _not_final(self, status: int, fields: FieldList) -> None:
         """A status that ends nothing: an interim response, or none that HTTP knows."""
@@ -491,6 +520,11 @@ class UpstreamConnection(asyncio.Protocol):
 
 def _ignore(connection: UpstreamConnection) -> None:
     """Nobody wants to know."""
+
+
+def ends_with_head(data: bytes) -> bool:
+    """Whether a read can be the end of a head, with nothing behind it."""
+    return data.endswith(_HEAD_END) if len(data) >= len(_HEAD_END) else _HEAD_END.endswith(data)
 
 
 def refuse_version(version: str, fields: FieldList) -> None:

@@ -14,6 +14,7 @@ from gateway.headers import FieldList
 from gateway.route import Timeouts
 from gateway.upstream.http1 import HIGH_WATER_BYTES, MAX_INTERIM, ClientGone, UpstreamConnection, response_head
 from gateway.upstream.repeated import RepeatedHeads
+from gateway.upstream.retry import Overdue
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: 1\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\nX-T: 1\r\n\r\n"
@@ -112,6 +113,24 @@ def test_a_response_is_the_same_however_it_is_cut(message: bytes, cuts: list[int
         talk.hear(message, [cut for cut in cuts if cut <= len(message)])
         assert talk.outcome() == (200, b"hello", True)
         assert [status for status, _ in talk.sink.interim] == ([103] if b"103" in message else [])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_came_in_the_moment_of_being_overdue_counts(ends: bool) -> None:
+    """R2: a response, or the end of the connection, between the report and the decision to wait longer."""
+
+    async def main() -> None:
+        talk = Talk()
+        talk.response.set_exception(Overdue())
+        talk.response.exception()
+        if ends:
+            talk.connection.abort(BadGateway(reason="upstream_reset"))
+        else:
+            talk.hear(PLAIN)
+        talk.response = talk.connection.go_on(Timeouts(), 5.0)
+        assert talk.outcome() == (("upstream_reset",) if ends else (200, b"hello", True))
 
     asyncio.run(main())
 
