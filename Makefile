@@ -9,9 +9,13 @@ CONFIGS = $(wildcard gateway/demo/gateway.yaml examples/*.yaml)
 PYTEST_ARGS ?=
 # What `make faults` runs; a file or a folder.
 FAULTS ?= tests/conformance tests/faults
+# How long `make fuzz` takes for each target, how many it runs at once, and which; all when empty.
+FUZZ_SECONDS ?= 30
+FUZZ_JOBS ?= 1
+FUZZ ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check format bench lock compose-up compose-down k8s-validate clean
+.PHONY: help run test faults fuzz check format bench lock compose-up compose-down k8s-validate clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +31,9 @@ faults: $(VENV)/.dev ## run the conformance and fault suites in their long form 
 	scripts/install-test-parts
 	GATEWAY_FAULTS=long $(PYTHON_RUN) -m pytest $(FAULTS) $(PYTEST_ARGS)
 	scripts/reliability-table
+
+fuzz: $(VENV)/.fuzz ## look for inputs that break a promise (FUZZ_SECONDS=30 for each target, FUZZ=TARGET for one)
+	$(PYTHON_RUN) -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ)
 
 check: $(VENV)/.dev ## format, lint, types, security lint, lock files, known vulnerabilities, shipped configurations, deployment files
 	$(VENV)/bin/ruff format --check $(SOURCES)
@@ -70,3 +77,7 @@ $(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml scripts/m
 $(VENV)/.dev: requirements-dev.lock pyproject.toml scripts/make-environment
 	scripts/make-environment dev
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.fuzz: $(VENV)/.dev requirements-fuzz.lock
+	scripts/make-environment fuzz
+	@touch $@

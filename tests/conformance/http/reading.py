@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, replace
 
 import h11
@@ -22,7 +23,8 @@ from gateway.upstream.repeated import RepeatedHeads
 from tests.conformance.http.answer import End
 
 _LINE_ENDS = b"\r\n"
-_TWO_EMPTY_LINES = b"\r\n\r\n\r\n"
+#: Line ends before a response, which ours skips.
+_EMPTY_LINES = re.compile(rb"(?:^|(?<=\r\n\r\n))[\r\n]+")
 _EVENT_BYTES = 1 << 20
 
 
@@ -63,6 +65,7 @@ async def _nobody(scope: object, receive: object, send: object) -> None:
 _LOOP = asyncio.new_event_loop()
 _LOOP.close()
 _CONFIG = Config(_nobody, log_config=None)
+_MAXIMA = Maxima()
 _TABLE = FieldTable()
 _PEER = Peer("192.0.2.1", 1, "http", 80, TrustedProxies(()))
 
@@ -70,8 +73,8 @@ _PEER = Peer("192.0.2.1", 1, "http", 80, TrustedProxies(()))
 class RequestReader(StrictHttp1Protocol):
     """Our protocol up to the pipeline's first step: a request counts when its head is one that we forward."""
 
-    def __init__(self) -> None:
-        super().__init__(Maxima(), _CONFIG, ServerState(), {}, _LOOP)
+    def __init__(self, maxima: Maxima = _MAXIMA) -> None:
+        super().__init__(maxima, _CONFIG, ServerState(), {}, _LOOP)
         self.messages: list[Message] = []
         self.was_refused = False
         self._newest = RequestHead(b"", b"", True, [], False)
@@ -220,8 +223,9 @@ def h11_response(data: bytes, end: End, method: bytes) -> Reading:
     try:
         message = _h11_message(connection)
     except h11.RemoteProtocolError:
-        if _TWO_EMPTY_LINES in data:
-            return h11_response(data.replace(_TWO_EMPTY_LINES, _TWO_EMPTY_LINES[2:]), end, method)
+        without = _EMPTY_LINES.sub(b"", data)
+        if without != data:
+            return h11_response(without, end, method)
         message = None
     if message is None:
         return Reading((), refused=True)

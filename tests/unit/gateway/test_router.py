@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import ConfigError, MethodNotAllowed, NotFound
 from gateway.route import ASGIApp, Local, Route
 from gateway.router import Match, Router, hostname, no_headers
+from tests.support.route_scan import scan
 
 VISIT = "0B9D8E5C-31f4-4b6e-9a53-6f2f0c6a9f11"
 
@@ -422,67 +422,6 @@ def declarations(draw: st.DrawFn) -> Route:
         hosts=tuple(draw(st.lists(st.sampled_from(HOSTS), unique=True, max_size=2))),
         headers=dict.fromkeys(draw(st.lists(st.sampled_from(["x", "y"]), unique=True, max_size=2)), "1"),
     )
-
-
-def scan_host(declared: Route, host: str) -> tuple[int, int] | None:
-    ranks = [(0, 0)] if host in declared.hosts else []
-    ranks += [(1, -len(each)) for each in declared.hosts if each[0] == "*" and host.endswith(each[1:]) and len(host) >= len(each)]
-    return min(ranks) if ranks else None if declared.hosts else (2, 0)
-
-
-def scan_path(declared: Route, path: str) -> tuple[int, ...] | None:
-    """The rank of every segment that the path has, or None."""
-    assert isinstance(declared.target, Local)
-    template = declared.path
-    if declared.target.mounted and not template.endswith(":path}"):
-        template = template.removesuffix("/") + "/{t:path}"
-    ranks: list[int] = []
-    wanted, given_segments = template.split("/")[1:], path.split("/")[1:]
-    for number, segment in enumerate(wanted):
-        if segment.endswith(":path}"):
-            if number < len(given_segments):
-                return (*ranks, 4)
-            return (*ranks, 9) if declared.target.mounted else None
-        if number >= len(given_segments):
-            return None
-        rank = scan_segment(segment, given_segments[number])
-        if rank is None:
-            return None
-        ranks.append(rank)
-    return tuple(ranks) if len(wanted) == len(given_segments) else None
-
-
-def scan_segment(wanted: str, text: str) -> int | None:
-    if not wanted.startswith("{"):
-        return 0 if wanted == text else None
-    if wanted.endswith(":uuid}"):
-        return 1 if len(text) == 36 and UUID(text) else None
-    if wanted.endswith(":int}"):
-        return 2 if text.isdigit() else None
-    return 3 if text else None
-
-
-def scan_method(declared: Route, method: str) -> int | None:
-    if method in declared.methods:
-        return 0
-    if method == "HEAD" and "GET" in declared.methods:
-        return 1
-    return None if declared.methods else 2
-
-
-def scan(routes: list[Route], host: str, method: str, path: str, headers: Mapping[str, str]) -> Route | bool | None:
-    """The best route; None when no route has the path, False when none has the method."""
-    best: list[tuple[tuple[object, ...], int]] = []
-    found = False
-    for order, declared in enumerate(routes):
-        host_rank, path_rank, method_rank = scan_host(declared, host), scan_path(declared, path), scan_method(declared, method)
-        if host_rank is None or path_rank is None or any(headers.get(name) != value for name, value in declared.headers.items()):
-            continue
-        found = True
-        if method_rank is not None:
-            # A shorter rank is a path that ends where a mount's bare path (9) goes on, so it is better.
-            best.append(((host_rank, path_rank, -len(declared.headers), method_rank, order), order))
-    return routes[min(best)[1]] if best else False if found else None
 
 
 @given(

@@ -1,0 +1,37 @@
+"""All targets."""
+
+from __future__ import annotations
+
+from tests.fuzz.targets import (
+    catalog,
+    config,
+    headers,
+    paths,
+    published,
+    records,
+    requests,
+    responses,
+    router,
+    store_replies,
+    tokens,
+    trace_context,
+    values,
+)
+
+_MODULES = (
+    catalog,
+    config,
+    headers,
+    paths,
+    published,
+    records,
+    requests,
+    responses,
+    router,
+    store_replies,
+    tokens,
+    trace_context,
+    values,
+)
+#: By name.
+TARGETS = {module.TARGET.name: module.TARGET for module in _MODULES}
