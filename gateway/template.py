@@ -20,7 +20,7 @@ Kind = Literal["literal", "uuid", "int", "any", "tail"]
 _KINDS: dict[str | None, Kind] = {None: "any", "int": "int", "uuid": "uuid", "path": "tail"}
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z]+))?\}")
 _ALLOWED = "a parameter fills a whole segment: {name}, {name:int}, {name:uuid}, or {name:path} as the last one"
-_SHOWN_CHARACTERS = 200
+_SHOWN_CHARACTERS = 80
 #: The parameter that holds what is below a mount whose path names none.
 MOUNT_PARAMETER = "path"
 

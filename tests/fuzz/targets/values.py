@@ -60,7 +60,7 @@ def _taken(parse: Callable[[str], str], text: str) -> str | None:
         return parse(text)
     except Wrong as error:
         assert error.message.isprintable(), error.message
-        assert len(error.message) < 1000, error.message
+        assert len(error.message) < 2000, error.message
         return None
 
 
