@@ -21,6 +21,8 @@ from gateway.errors import ConfigError
 FileKey = Literal["certificate_file", "key_file", "client_ca_file"]
 Purpose = Literal["server", "client"]
 
+#: Key of a client's certificate in what is remembered of a connection's requests; no route can have that name.
+CERTIFICATE = " certificate"
 #: Clients that are remembered, so that a certificate that comes again and again is read once.
 REMEMBERED_CLIENTS = 1024
 _PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}

@@ -116,6 +116,16 @@ class Forbidden(GatewayError):
         self.headers = [(b"www-authenticate", challenge.encode())]
 
 
+class CertificateForbidden(Forbidden):
+    """The client's certificate, or that there is none, forbids this on its connection. Another token would change nothing."""
+
+    default_detail = "The client certificate does not permit this request."
+
+    def __init__(self, detail: str = "", *, reason: str = "") -> None:
+        super().__init__(detail, reason=reason)
+        self.headers = []
+
+
 class NotFound(GatewayError):
     """No route has this host and path."""
 

@@ -16,6 +16,7 @@ from gateway.headers import FieldList, RequestFields
 
 if TYPE_CHECKING:
     from gateway.auth.principal import Principal
+    from gateway.certificates import ClientCertificate
     from gateway.peer import Peer
     from gateway.plan import RoutePlan
     from gateway.route import ASGIApp
@@ -96,6 +97,11 @@ class Exchange(ABC):
     def version(self) -> bytes:
         """Version of the HTTP that the request came with, as Via tells it."""
         return b"1.1" if self.version_11 else b"1.0"
+
+    @property
+    def certificate(self) -> ClientCertificate | None:
+        """What the client has shown on its connection."""
+        return self.peer.certificate
 
     @property
     def path_params(self) -> Mapping[str, object]:

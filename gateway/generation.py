@@ -13,6 +13,7 @@ from gateway.admission.ladder import Gate
 from gateway.admission.plan import AdmissionPlan
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.authorization import compile_rule
+from gateway.auth.certificate_rule import compile_certificate_rule
 from gateway.cors import compile_cors
 from gateway.errors import ConfigError
 from gateway.headers import FieldTable
@@ -150,6 +151,7 @@ class Draft:
         return RoutePlan(
             route,
             authorize=compile_rule(route),
+            certified=compile_certificate_rule(route.client_certificate),
             admission=admission,
             gate=self._surroundings.gate(route, admission),
             cors=compile_cors(route.cors, route.methods or EVERY_METHOD, where),

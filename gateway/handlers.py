@@ -21,6 +21,7 @@ from gateway.upstream.http1 import ClientGone
 
 if TYPE_CHECKING:
     from gateway.auth.principal import Principal
+    from gateway.certificates import ClientCertificate
     from gateway.exchange import Exchange
     from gateway.route import Route
 
@@ -106,6 +107,11 @@ class GatewayRequest:
     def principal(self) -> Principal | None:
         """Who is asking; None on a route that needs no authentication and got none."""
         return self._exchange.principal
+
+    @property
+    def client_certificate(self) -> ClientCertificate | None:
+        """The certificate that the client has shown, verified; None where it showed none, or none is asked for."""
+        return self._exchange.certificate
 
     @property
     def route(self) -> Route:

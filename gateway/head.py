@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.certificates import CERTIFICATE
 from gateway.errors import GatewayError, MalformedMessage
 from gateway.headers import FieldList, FieldTable, RequestFields, request_body_length
 from gateway.paths import is_authority
@@ -75,6 +76,8 @@ class Head:
     def _read(self, peer: Peer) -> None:
         found = self.fields.found
         self.client_ip = peer.client_ip(self.fields)
+        if peer.certificate is not None:
+            self.memo[CERTIFICATE] = peer.certificate
         self.user_agent = found.get(b"user-agent", b"").decode("latin-1")
         self.traced = b"traceparent" in found or b"baggage" in found
         inbound = found.get(b"x-request-id", b"") if peer.trusted else b""

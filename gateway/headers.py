@@ -35,6 +35,8 @@ HOP_BY_HOP = frozenset(
 MANAGED = frozenset(
     (
         b"baggage",
+        b"client-cert",
+        b"client-cert-chain",
         b"forwarded",
         b"traceparent",
         b"tracestate",
@@ -102,17 +104,18 @@ MAX_KNOWN_NAME_BYTES = 64
 
 #: Everything but letters and digits becomes a dash: CGI and its heirs see no difference between such names.
 _FOLDED = bytes(byte if chr(byte).isalnum() and byte < 0x80 else ord("-") for byte in range(256))
+_MANAGED_PREFIXES = (b"x-forwarded-", b"x-client-cert-")
 _NEVER_ALIASED = MANAGED | PROTECTED | HOP_BY_HOP
 
 
 def may_pass(name: bytes) -> bool:
     """Whether a client may send a field of this lower-case name to an upstream, or to an application of this process.
 
-    Not a managed one (SPEC H3), nor any other of `X-Forwarded-`; not with an underscore; and no spelling that folds into a field that
-    something rests on, such as `x.auth.subject`.
+    Not a managed one (SPEC H3), nor any other of `X-Forwarded-` or `X-Client-Cert-`; not with an underscore; and no spelling that folds
+    into a field that something rests on, such as `x.auth.subject`.
     """
     folded = name.translate(_FOLDED)
-    if _UNDERSCORE in name or folded.startswith(b"x-forwarded-"):
+    if _UNDERSCORE in name or folded.startswith(_MANAGED_PREFIXES):
         return False
     return name not in MANAGED if folded == name else folded not in _NEVER_ALIASED
 

@@ -205,6 +205,8 @@ class Pipeline:
             plan = exchange.plan
             assert plan is not None
             self._check_room(exchange, plan)
+            if plan.certified is not None:
+                plan.certified(exchange.peer.certificate)
             if plan.authenticate and not self._is_known(exchange):
                 await self._authenticate(exchange, plan)
             plan.authorize(exchange.principal)

@@ -10,6 +10,7 @@ from discovery.instance import Balance
 from gateway.admission.ladder import Gate
 from gateway.admission.plan import AdmissionPlan
 from gateway.auth.authorization import Rule
+from gateway.auth.certificate_rule import CertificateCheck
 from gateway.cors import CorsRules
 from gateway.exchange import Exchange
 from gateway.headers import RESPONSE_DROPPED, field_lines
@@ -33,6 +34,7 @@ class RoutePlan:
     Args:
         route: the declaration.
         authorize: raises Forbidden or Unauthorized.
+        certified: holds the client's certificate against the route; None asks for none.
         admission: what is asked of the store.
         gate: how a request is admitted.
         cors: cross-origin rules; a null object when there are none.
@@ -45,6 +47,7 @@ class RoutePlan:
         "admission",
         "authenticate",
         "authorize",
+        "certified",
         "cors",
         "forwarder",
         "gate",
@@ -70,8 +73,10 @@ class RoutePlan:
         max_body_bytes: int,
         shape: RequestShape | None = None,
         streams: Streams = NO_STREAMS,
+        certified: CertificateCheck | None = None,
     ) -> None:
         self.route = route
+        self.certified = certified
         self.authenticate = route.authentication != "none"
         self.required = route.authentication == "required"
         self.authorize = authorize

@@ -35,8 +35,8 @@ class Limit:
         period_us: length of the period; for `concurrency` the life of a lease that nobody renews. For `quota` one of the calendar
             windows, UTC: a minute, an hour, a day.
         burst: how many events may come at once (`gcra` only); `count` when 0.
-        key: what is counted apart: `subject`, `client`, `session`, `client_ip`, `route`, `global`, `header:NAME`, `claim:NAME`,
-            `path:NAME`, or several of them.
+        key: what is counted apart: `subject`, `client`, `session`, `client_ip`, `client_certificate`, `route`, `global`, `header:NAME`,
+            `claim:NAME`, `path:NAME`, or several of them.
     """
 
     name: str
@@ -45,6 +45,22 @@ class Limit:
     period_us: int
     burst: int = 0
     key: tuple[str, ...] = ("subject",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRule:
+    """Which clients' certificates may use a route: of each kind that is named one value has to fit; any certificate when none is.
+
+    Args:
+        subject: distinguished names (RFC 4514), whole.
+        uri, dns: subject alternative names of these kinds, whole.
+        fingerprint: SHA-256, hexadecimal, lower case.
+    """
+
+    subject: tuple[str, ...] = ()
+    uri: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    fingerprint: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +144,8 @@ class Service:
     health: HealthCheck | None = None
     slow_start: float = 0.0
     tls: UpstreamTLS = UpstreamTLS()
+    #: Whether its instances are told of the client's certificate.
+    forward_client_certificate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +201,7 @@ class Route:
         strip_prefix, add_prefix: applied to the path, strip first; not together with `rewrite`.
         authentication: whether credentials are needed.
         scopes: all of them; any_scope: at least one; roles: at least one; claims: name -> allowed values, every name must hold.
+        client_certificate: which certificates of clients may use it; None asks for none.
         limits, shadow_limits: in order; shadow ones are counted and reported, never refused.
         cost: what one request counts.
         when_unavailable: what to do when the store is away; empty for the gateway's default.
@@ -206,6 +225,7 @@ class Route:
     any_scope: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     claims: Mapping[str, tuple[object, ...]] = field(default_factory=dict, hash=False)
+    client_certificate: CertificateRule | None = None
     limits: tuple[Limit, ...] = ()
     shadow_limits: tuple[Limit, ...] = ()
     cost: int = 1

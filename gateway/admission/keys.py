@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from gateway.auth.principal import Principal
+from gateway.certificates import ClientCertificate
 
 DIGEST_BYTES = 16
 NOTHING = bytes(DIGEST_BYTES)
@@ -25,6 +26,10 @@ class Facts(Protocol):
     @property
     def client_ip(self) -> str:
         """The address of the client, as the trusted proxies told it."""
+
+    @property
+    def certificate(self) -> ClientCertificate | None:
+        """What the client has shown on its connection."""
 
     @property
     def path_params(self) -> Mapping[str, object]:
@@ -100,6 +105,14 @@ def _subject(principal: Principal | None, facts: Facts) -> tuple[bytes, ...]:
     return (b"subject", _text(principal.issuer), _text(principal.subject))
 
 
+def _client_certificate(principal: Principal | None, facts: Facts) -> tuple[bytes, ...]:
+    certificate = facts.certificate
+    if certificate is None:
+        return _subject(principal, facts)
+    # A renewed certificate is the same client; two authorities may name two clients alike.
+    return (b"client_certificate", _text(certificate.issuer), _text(certificate.name))
+
+
 def _client(principal: Principal | None, facts: Facts) -> tuple[bytes, ...]:
     if principal is None or principal.client is None:
         return _subject(principal, facts)
@@ -117,6 +130,7 @@ _PLAIN: dict[str, Part] = {
     "client": _client,
     "session": _session,
     "client_ip": _client_ip,
+    "client_certificate": _client_certificate,
     "global": lambda _, __: (b"global",),
 }
 

@@ -21,9 +21,9 @@ MAXIMUM_PERIOD_US = 366 * UNITS_US["day"]
 #: token of RFC 9110 section 5.6.2: safe in a header, in a key, and without the braces of a hash tag.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _RATE = re.compile(r"\s*([0-9]{1,18})\s*/\s*(?:([0-9]{1,18})\s*)?([a-z]+)\s*")
-_PLAIN_KEYS = ("subject", "client", "session", "client_ip", "route", "global")
+_PLAIN_KEYS = ("subject", "client", "session", "client_ip", "client_certificate", "route", "global")
 _NAMED_KEYS = ("header", "claim", "path")
-_KEYS_ALLOWED = "subject, client, session, client_ip, route, global, header:NAME, claim:NAME and path:NAME"
+_KEYS_ALLOWED = "subject, client, session, client_ip, client_certificate, route, global, header:NAME, claim:NAME and path:NAME"
 
 
 def parse_rate(text: str) -> tuple[int, int]:

@@ -109,6 +109,8 @@ def _needs(route: Route) -> str:
     needs = [*route.scopes]
     if route.any_scope:
         needs.append("|".join(route.any_scope))
+    if route.client_certificate is not None:
+        needs.append("client certificate")
     if route.roles:
         needs.append(f"role:{'|'.join(route.roles)}")
     needs += [f"claim:{name}" for name in route.claims]

@@ -54,10 +54,12 @@ def warnings(settings: Settings, *, grace_seconds: float = LONGEST_GRACE_SECONDS
     ]
     found = [Problem(settings.source, 0, 0, *caution) for check in general for caution in check(settings)]
     found += drain_warnings(settings, grace_seconds)
+    with_settings: list[Callable[[Route, Settings], Iterator[_Caution]]] = [_certified, _hashed, _unavailable, _spread]
     return found + [
         _at(route, caution)
         for route in settings.routes
-        for caution in (*_route(route), *_hashed(route, settings), *_unavailable(route, settings), *_spread(route, settings))
+        for cautions in (_route(route), *(check(route, settings) for check in with_settings))
+        for caution in cautions
     ]
 
 
@@ -276,6 +278,19 @@ def _hashed(route: Route, settings: Settings) -> Iterator[_Caution]:
             f"its service balances by {by}, which this path does not have",
             "a path with the parameter, or another key",
         )
+
+
+def _certified(route: Route, settings: Settings) -> Iterator[_Caution]:
+    """Certificates of clients, where no client is asked for one."""
+    tls = settings.server.tls
+    if tls is not None and tls.client_ca_file:
+        return
+    path, better = f"route {route.name}", "server.tls.client_ca_file"
+    if route.client_certificate is not None:
+        yield path, "client_certificate: no client is asked for one, so every request is refused", better
+    for limit in (*route.limits, *route.shadow_limits):
+        if "client_certificate" in limit.key:
+            yield path, f"the limit {limit.name} counts by client_certificate, and no client is asked for one", better
 
 
 def _unavailable(route: Route, settings: Settings) -> Iterator[_Caution]:

@@ -433,6 +433,9 @@ class ServiceSection(Section):
     ] = Field(default="least_request", description="How to choose an instance.")
     timeouts: Timeouts = Field(default=Timeouts(), description="Deadlines.")
     tls: UpstreamTls = Field(default=UpstreamTls(), description="For https instances.")
+    forward_client_certificate: Bool = Field(
+        default=False, description="Whether its instances get X-Client-Cert-* fields about the client's certificate."
+    )
     retry: Retry = Field(default=Retry(), description="Sending a request again.")
     outlier: OutlierDetection = Field(default=OutlierDetection(), description="Taking out instances that fail.")
     circuit: Circuit = Field(default=Circuit(), description="How much is asked of it at once.")
@@ -499,6 +502,19 @@ class HeaderRules(Section):
     remove: list[RemovableField] = Field(default=[], description="Fields to drop.")
 
 
+class CertificateRule(Section):
+    """Which clients' certificates may use a route: of each kind that is named one value has to fit, exactly."""
+
+    subject: list[Annotated[str, Text(syntax.distinguished_name)]] | None = Field(
+        default=None, description="Distinguished names, as RFC 4514 writes them.", min_length=1
+    )
+    uri: list[PlainText] | None = Field(default=None, description="Alternative names that are URIs, such as SPIFFE ids.", min_length=1)
+    dns: list[PlainText] | None = Field(default=None, description="Alternative names that are host names.", min_length=1)
+    fingerprint: list[Annotated[str, Text(syntax.fingerprint)]] | None = Field(
+        default=None, description="SHA-256 of certificates, hexadecimal.", min_length=1
+    )
+
+
 class RouteAudit(Section):
     """What records may show."""
 
@@ -527,6 +543,11 @@ class RouteFields(Section):
     any_scope: list[Scope] = Field(default=[], description="One of them is needed.")
     roles: list[PlainText] = Field(default=[], description="One of them is needed.")
     claims: dict[Claim, list[Annotated[Any, Plain()]]] = Field(default={}, description="Claim to allowed values; every claim must hold.")
+    client_certificate: Annotated[
+        Annotated[str, OneOf(("none", "required"), also="{subject: [...], uri: [...], dns: [...], fingerprint: [...]}"), Tag("text")]
+        | Annotated[CertificateRule, Tag("mapping")],
+        EITHER,
+    ] = Field(default="none", description="Which clients' certificates may use it; none asks for none.")
     limits: list[PlainText] = Field(default=[], description="Names of limits, or rates such as 10/second for this route alone.")
     shadow_limits: list[PlainText] = Field(default=[], description="Counted and reported, never refused.")
     cost: Annotated[int, Whole(0, 1_000_000)] = Field(default=1, description="What one request counts.")

@@ -13,7 +13,7 @@ from gateway.config.limits import reference
 from gateway.config.problems import KeyPath, Report, Wrong, alternatives, shown, unknown
 from gateway.errors import ConfigError
 from gateway.rewrite import compile_rewrite
-from gateway.route import Cors, HeaderRules, Limit, Local, Route
+from gateway.route import CertificateRule, Cors, HeaderRules, Limit, Local, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def route(section: models.RouteFields, target: str | Local, names: Names, path: 
         any_scope=tuple(section.any_scope),
         roles=tuple(section.roles),
         claims=MappingProxyType({claim: tuple(allowed) for claim, allowed in section.claims.items()}),
+        client_certificate=_certificate_rule(section.client_certificate),
         limits=limits,
         shadow_limits=shadows,
         cost=section.cost,
@@ -162,6 +163,12 @@ def _check_keys(limit: Limit, parameters: frozenset[str], path: KeyPath, report:
         kind, _, name = key.partition(":")
         if kind == "path":
             _check_parameter(name, f"the limit {shown(limit.name)} counts by {key}", parameters, path, report)
+
+
+def _certificate_rule(section: str | models.CertificateRule) -> CertificateRule | None:
+    if isinstance(section, str):
+        return CertificateRule() if section == "required" else None
+    return CertificateRule(**{kind: tuple(values or ()) for kind, values in section.model_dump().items()})
 
 
 def _cors(section: models.CorsSection | None, path: KeyPath, report: Report) -> Cors | None:

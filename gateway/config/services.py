@@ -34,6 +34,7 @@ def service(name: str, section: models.ServiceSection, path: KeyPath, report: Re
         health=_health(section.health) if section.health is not None else None,
         slow_start=section.slow_start,
         tls=_tls(section.tls, (*path, "tls"), report, files),
+        forward_client_certificate=section.forward_client_certificate,
     )
 
 

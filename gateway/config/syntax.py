@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from gateway import template
+from gateway import certificates, template
 from gateway.config.problems import FromEnvironment, Wrong, shown
 from gateway.errors import ConfigError
 from gateway.hosts import host_and_port, split_hosts
@@ -20,7 +20,7 @@ _FIELD_VALUE = re.compile(r"[\x21-\x7e\x80-\uffff]([\x20-\x7e\x80-\uffff\t]*[\x2
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CLAIM = re.compile(r"[^\x00-\x20\x7f]{1,256}")
 
-_PLAIN_KEYS = ("subject", "client", "session", "client_ip", "route", "global")
+_PLAIN_KEYS = ("subject", "client", "session", "client_ip", "client_certificate", "route", "global")
 _QUALIFIED_KEYS = ("header", "claim", "path")
 
 # Fields that frame a message or belong to one connection: rules that touch them would break the framing (RFC 9110 section 7.6.1).
@@ -259,6 +259,22 @@ def sink(text: str) -> str:
 def limit_key(text: str) -> str:
     """What a limit counts apart. Header names in lower case."""
     return _key(text, _PLAIN_KEYS, _QUALIFIED_KEYS)
+
+
+def distinguished_name(text: str) -> str:
+    """A name as certificates write it, in the one spelling that rules are compared in."""
+    try:
+        return certificates.distinguished_name(text)
+    except ValueError:
+        raise Wrong(f"{shown(text)} is not a distinguished name", "allowed: names as RFC 4514 writes them: CN=lab,O=Example,C=US") from None
+
+
+def fingerprint(text: str) -> str:
+    """A SHA-256 digest; colons between the bytes are left out."""
+    digest = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise Wrong(f"{shown(text)} is not a SHA-256 fingerprint", "allowed: 64 hexadecimal digits, with or without colons")
+    return digest
 
 
 def hash_key(text: str) -> str:

@@ -6,9 +6,11 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from ssl import PEM_cert_to_DER_cert
 from typing import Any
 from urllib.parse import quote
 
+from gateway.certificates import ClientCertificate, client_certificate
 from gateway.errors import BodyTooLarge, GatewayError, Internal, MalformedMessage
 from gateway.exchange import Exchange, current_exchange
 from gateway.head import request_block
@@ -30,6 +32,9 @@ _BAD_NAME = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: HTTP/2 and 3 requests may have a body without saying its length; these methods are taken to have none.
 _WITHOUT_BODY = frozenset(("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"))
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 class AsgiExchange(Exchange):
@@ -311,6 +316,13 @@ class AsgiExchange(Exchange):
             self._ended = error
             self._serving.cancel()
         super().end(error)
+
+
+def shown_certificate(scope: Scope) -> ClientCertificate | None:
+    """The client's certificate, from servers that tell it (ASGI's TLS extension) and have verified it."""
+    tls = (scope.get("extensions") or _NOTHING).get("tls")
+    chain = tuple(tls["client_cert_chain"]) if tls is not None and not tls.get("client_cert_error") else ()
+    return client_certificate(PEM_cert_to_DER_cert(chain[0])) if chain else None
 
 
 def _are_broken(fields: FieldList) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ConfigError
 from gateway.peer import Peer
-from gateway.server.asgi import AsgiExchange, Receive, Scope, Send
+from gateway.server.asgi import AsgiExchange, Receive, Scope, Send, shown_certificate
 
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
@@ -79,6 +79,7 @@ class AsgiFace:
         client: Any = scope.get("client") or ("", 0)
         server: Any = scope.get("server") or ("", 0)
         peer = Peer(client[0], client[1] or 0, scope["scheme"], server[1] or 0, runtime.front.proxies)
+        peer.certificate = shown_certificate(scope)
         exchange = AsgiExchange(scope, receive, send, peer)
         runtime.pipeline.open(exchange)
         exchange.prepare()

@@ -104,6 +104,20 @@ class SecureProtocol(GatewayProtocol):
         self._half_read = not exchange.body_done
         super().exchange_done(exchange, keep_alive=keep_alive)
 
+    def _http_scope(self, exchange: WireExchange) -> Any:
+        """With ASGI's TLS extension, for our own face and for applications of this process."""
+        connection = self.transport.get_extra_info("ssl_object")
+        der = connection.getpeercert(binary_form=True)
+        tls = {
+            "server_cert": None,
+            "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else [],
+            "client_cert_name": self.peer.certificate.subject if self.peer.certificate is not None else None,
+            "client_cert_error": None,
+            "tls_version": ssl.TLSVersion[connection.version().replace(".", "_")].value,
+            "cipher_suite": None,
+        }
+        return {**super()._http_scope(exchange), "extensions": {"tls": tls}}
+
     def _set_expiry(self, certificate: ClientCertificate) -> None:
         left = certificate.not_after - time.time()
         self._expiry = self.loop.call_later(min(max(left, 0.0), _LONGEST_TIMER_SECONDS), self._expired, certificate)

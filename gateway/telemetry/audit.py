@@ -15,7 +15,7 @@ import orjson
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, plain_line, quoted, word
-from gateway.telemetry.spelling import principal_text, spelling_of
+from gateway.telemetry.spelling import principal_text, source_of, spelling_of
 
 EventKind = Literal["admin", "config", "start", "stop", "checkpoint"]
 NO_DETAIL: Mapping[str, object] = MappingProxyType({})
@@ -117,12 +117,7 @@ class Audit:
             "event": "request",
             "trace_id": observation.trace.trace_id_hex,
             "request_id": observation.request_id,
-            "source": {
-                "ip": observation.client_ip,
-                "port": observation.client_port,
-                "peer_ip": observation.peer_ip,
-                "user_agent": observation.user_agent[:MAXIMUM_TEXT],
-            },
+            "source": source_of(observation),
             "principal": None if principal is None else orjson.Fragment(principal_text(principal)),
             "request": {
                 "method": observation.method,

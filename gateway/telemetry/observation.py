@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from gateway.certificates import CERTIFICATE
+
 if TYPE_CHECKING:
     from gateway.auth.principal import Principal
+    from gateway.certificates import ClientCertificate
     from gateway.route import Route
     from gateway.telemetry.trace_context import Trace
 
@@ -94,3 +97,9 @@ class Observation:
         self.trace = trace
         self.tries: list[Try] = []
         self.memo: dict[str, Any] = {} if memo is None else memo
+
+    @property
+    def certificate(self) -> ClientCertificate | None:
+        """What the client has shown on its connection."""
+        found: ClientCertificate | None = self.memo.get(CERTIFICATE)
+        return found

@@ -34,12 +34,7 @@ class Spelling:
         self.route = route
         self.principal = observation.principal
         self.method = observation.method
-        source = {
-            "ip": observation.client_ip,
-            "port": observation.client_port,
-            "peer_ip": observation.peer_ip,
-            "user_agent": observation.user_agent[:MAXIMUM_TEXT],
-        }
+        source = source_of(observation)
         request = {"method": observation.method, "route": route.name, "path_template": route.path}
         principal = self.principal
         who = "null" if principal is None else principal_text(principal)
@@ -48,6 +43,19 @@ class Spelling:
         subject = None if principal is None else principal.subject
         self.access = _text({"client_ip": observation.client_ip, "subject": subject})[1:-1]
         self.method_route = _text({"method": observation.method, "route": route.path})[1:-1]
+
+
+def source_of(observation: Observation) -> dict[str, Any]:
+    """Member `source` of an audit record: where a request came from, with its certificate where the connection has one."""
+    source: dict[str, Any] = {
+        "ip": observation.client_ip,
+        "port": observation.client_port,
+        "peer_ip": observation.peer_ip,
+        "user_agent": observation.user_agent[:MAXIMUM_TEXT],
+    }
+    if observation.certificate is not None:
+        source["certificate"] = observation.certificate.facts
+    return source
 
 
 def spelling_of(observation: Observation, route: Route) -> Spelling:

@@ -15,6 +15,7 @@ from typing import Protocol
 from discovery.endpoint import Endpoint
 from discovery.instance import HealthCheck, Instance
 from gateway.auth.principal import Principal
+from gateway.certificates import certificate_lines
 from gateway.deadlines import Deadlines
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout, Unavailable
 from gateway.exchange import Exchange
@@ -107,6 +108,7 @@ class Forwarder:
         self._deadlines = deadlines
         self._circuit = circuit
         self._retries = Retries(service.retry, circuit)
+        self._head = certified_head if service.forward_client_certificate else request_head
         self._loop = asyncio.get_running_loop()
 
     async def forward(self, exchange: Exchange, shape: RequestShape) -> None:
@@ -119,7 +121,7 @@ class Forwarder:
         circuit = self._circuit
         if circuit.requests >= circuit.most_requests:
             raise circuit.overloaded("circuit_requests")
-        head = request_head(exchange, shape)
+        head = self._head(exchange, shape)
         total = shape.timeouts.total
         deadline = self._loop.time() + total if total else 0.0
         endpoint = self._picker.pick(shape.balance_key(exchange) if shape.balance_key is not None else None, ())
@@ -362,6 +364,13 @@ def request_head(exchange: Exchange, shape: RequestShape) -> bytes:
     identity = identity_of(principal) if principal is not None else b""
     method = exchange.method.encode("ascii")
     return b"%b %b%b HTTP/1.1\r\n%b%b%b%b" % (method, path, exchange.query, block, exchange.id_line, identity, shape.set_lines)
+
+
+def certified_head(exchange: Exchange, shape: RequestShape) -> bytes:
+    """The same with what the client's certificate says of it, if it has shown one (SPEC H13)."""
+    certificate = exchange.peer.certificate
+    head = request_head(exchange, shape)
+    return head if certificate is None else head + certificate_lines(certificate)
 
 
 def _block_of_another_version(exchange: Exchange) -> bytes:

@@ -14,6 +14,7 @@ from gateway.admission.mirror import Mirror
 from gateway.admission.revocation import Revocations
 from gateway.admission.together import Together
 from gateway.auth.principal import Principal
+from gateway.certificates import ClientCertificate
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.route import Limit, Route, WhenUnavailable
@@ -31,6 +32,7 @@ class FixedFacts:
     client_ip: str = "192.0.2.1"
     path_params: Mapping[str, object] = field(default_factory=dict)
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    certificate: ClientCertificate | None = None
 
     def header(self, name: bytes) -> bytes | None:
         return self.headers.get(name)
@@ -135,6 +137,7 @@ class Asked:
     store_mode: str = "shared"
     client_ip: str = "192.0.2.1"
     path_params: Mapping[str, object] = field(default_factory=dict)
+    certificate: ClientCertificate | None = None
 
     @property
     def observation(self) -> Asked:

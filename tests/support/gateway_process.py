@@ -183,18 +183,22 @@ def declared(
     service: Mapping[str, Any] | None = None,
     route: Mapping[str, Any] | None = None,
     server: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> BackendAPIGateway:
     """A gateway whose public route `/s/{rest:path}` leads to the service `s` at the upstream.
 
     Args:
         store: URL of the state store.
         service, route, server: further keys of that service, of that route, and of `server`.
+        limits: by name, for the route.
     """
     app = BackendAPIGateway(
         state={"url": store, "budget": "2s"},
         audit={"sink": [f"file:{directory / 'audit.jsonl'}"]},
         server=dict(server or {}),
     )
+    for name, values in (limits or {}).items():
+        app.limit(name, **values)
     if upstream is not None:
         url = upstream if isinstance(upstream, str) else upstream.url
         app.service("s", instances=[url], **(service or {}))

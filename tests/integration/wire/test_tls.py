@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import socket
 import ssl
 import warnings
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gateway.handlers import GatewayRequest
 from tests.integration.wire import test_streams as streams
 from tests.integration.wire.conftest import Stage
 from tests.support.certificates import EXPIRED, NOT_YET, Authority, Files, client_context
@@ -325,5 +328,133 @@ def test_a_resumed_session_ends_with_its_certificate(secure: Stage, authority: A
                 data = b""
             assert data == b""
             await until(lambda: ("server", "expired") in failures(gateway), "the failure")
+
+    run(main())
+
+
+LAB: dict[str, Any] = {"subject": "CN=lab,O=Example", "uris": ["spiffe://example.gov/lab"]}
+
+
+@pytest.mark.parametrize("rule", ["required", "subject", "uri", "dns", "fingerprint", "two kinds"])
+def test_a_route_asks_for_certificates(secure: Stage, authority: Authority, clients: Authority, rule: str) -> None:
+    """H13, S-42: 403 without one, and with another's; no challenge, because no token would help."""
+    lab, other = clients.issue("lab.example.gov", **LAB), clients.issue("other.example.gov", subject="CN=other", uris=["spiffe://x/y"])
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(lab.certificate.read_text())).hexdigest()
+    rules: dict[str, Any] = {
+        "required": "required",
+        "subject": {"subject": ["CN=nobody", "CN=lab,O=Example"]},
+        "uri": {"uri": ["spiffe://example.gov/lab"]},
+        "dns": {"dns": ["lab.example.gov"]},
+        "fingerprint": {"fingerprint": [":".join(fingerprint[at : at + 2] for at in range(0, 64, 2)).upper()]},
+        "two kinds": {"dns": ["lab.example.gov", "other.example.gov"], "subject": ["CN=lab,O=Example"]},
+    }
+
+    async def main() -> None:
+        tls = {"client_ca_file": str(clients.file), "client_certificate": "optional"}
+        async with secure(tls=tls, route={"client_certificate": rules[rule]}) as (gateway, upstream):
+            assert (await gateway.ask(GET, tls=client_context(authority, lab))).status == 200
+            stranger = await gateway.ask(GET, tls=client_context(authority, other))
+            assert stranger.status == (200 if rule == "required" else 403)
+            nobody = await gateway.ask(GET)
+            assert (nobody.status, nobody.problem["code"], nobody.values(b"www-authenticate")) == (403, "forbidden", [])
+            assert (await gateway.record(lambda each: each["decision"] == "deny"))["detail"].startswith("client_certificate_")
+            assert len(upstream.requests) == (2 if rule == "required" else 1)
+
+    run(main())
+
+
+FORGED = b"".join(
+    b"%b: forged\r\n" % name
+    for name in (
+        b"X-Client-Cert-Subject",
+        b"x-client-cert-issuer",
+        b"X_Client_Cert_Subject",
+        b"X.Client.Cert.San",
+        b"X-Client-Cert-Fingerprint",
+        b"X-Client-Cert-Verify",
+        b"Client-Cert",
+        b"Client-Cert-Chain",
+        b"X-Forwarded-Client-Cert",
+    )
+)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_a_service_is_told_of_the_certificate_on_request(secure: Stage, authority: Authority, clients: Authority, told: bool) -> None:
+    """H13, H3: what the certificate says and nothing that a client says; a certificate can't forge a field either."""
+    hostile = clients.issue("lab.example.gov", subject="CN=l\u00e4b\\0d\\0aX-Auth-Subject: root", uris=["spiffe://x/a,URI:spiffe://x/b%"])
+    request = GET.removesuffix(b"\r\n") + FORGED + b"\r\n"
+
+    async def main() -> None:
+        tls = {"client_ca_file": str(clients.file), "client_certificate": "optional"}
+        async with secure(tls=tls, service={"forward_client_certificate": told}) as (gateway, upstream):
+            assert (await gateway.ask(request, tls=client_context(authority, hostile))).status == 200
+            assert (await gateway.ask(request)).status == 200
+            fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(hostile.certificate.read_text())).hexdigest().encode()
+            sent = [{name: value for name, value in each.fields if b"cert" in name or b"auth" in name} for each in upstream.requests]
+            assert sent[1] == {}
+            assert sent[0] == (
+                {
+                    b"x-client-cert-subject": b"CN=l%C3%A4b%0D%0AX-Auth-Subject: root",
+                    b"x-client-cert-issuer": b"CN=clients",
+                    b"x-client-cert-san": b"URI:spiffe://x/a%2CURI:spiffe://x/b%25, DNS:lab.example.gov",
+                    b"x-client-cert-fingerprint": fingerprint,
+                }
+                if told
+                else {}
+            )
+            assert all(b"forged" not in each.head for each in upstream.requests)
+
+    run(main())
+
+
+def test_clients_are_counted_by_their_certificates(secure: Stage, authority: Authority, clients: Authority) -> None:
+    """H13, V5: all of a client's connections and certificates count as one, another's apart, and who shows none by address."""
+    tls = {"client_ca_file": str(clients.file), "client_certificate": "optional"}
+
+    limits = {"each": {"rate": "2/minute", "key": "client_certificate"}}
+
+    async def main() -> None:
+        async with secure(tls=tls, limits=limits, route={"limits": ["each"]}) as (gateway, _):
+            first, renewed, other = (client_context(authority, clients.issue(subject=name)) for name in ("CN=a", "CN=a", "CN=b"))
+            statuses = [(await gateway.ask(GET, tls=each)).status for each in (first, renewed, first, other, None, None, None)]
+            assert statuses == [200, 200, 429, 200, 200, 200, 429]
+
+    run(main())
+
+
+def test_records_and_handlers_know_the_certificate(
+    store: str, tmp_path: Path, secure: Stage, authority: Authority, clients: Authority
+) -> None:
+    """H13, S-35: in `source` of the audit record, on the way to a service and to a function of this process alike."""
+    files = clients.issue("lab.example.gov", **LAB)
+    facts = {
+        "subject": "CN=lab,O=Example",
+        "fingerprint": hashlib.sha256(ssl.PEM_cert_to_DER_cert(files.certificate.read_text())).hexdigest(),
+    }
+    own = authority.issue("127.0.0.1")
+    section = {"certificate_file": str(own.certificate), "key_file": str(own.key), "client_ca_file": str(clients.file)}
+
+    async def main() -> None:
+        async with recording_upstream() as upstream:
+            app = declared(tmp_path, store, upstream, server={"tls": section})
+
+            @app.route("/who", methods=["GET"], authentication="none", client_certificate={"dns": ["lab.example.gov"]})
+            def who(request: GatewayRequest) -> dict[str, object]:
+                shown = request.client_certificate
+                assert shown is not None
+                return {"data": {"uris": shown.uris, "dns": shown.dns}}
+
+            async with serving(app, tmp_path) as gateway:
+                gateway.tls = client_context(authority, files)
+                client = await gateway.connect()
+                for _ in range(2):
+                    assert (await client.ask(GET)).status == 200
+                    reply = await client.ask(GET.replace(b"/s/x", b"/who"))
+                    assert json.loads(reply.body) == {"uris": LAB["uris"], "dns": ["lab.example.gov"]}
+                gateway.tls = client_context(authority, clients.issue(subject="CN=other"))
+                assert (await gateway.ask(GET.replace(b"/s/x", b"/who"))).status == 403
+                await until(lambda: len(gateway.records()) == 5, "the records")
+                assert [record["source"]["certificate"] for record in gateway.records()[:4]] == [facts] * 4
 
     run(main())

@@ -268,3 +268,12 @@ def test_resilience_that_is_off_needs_no_second_look() -> None:
     """R4, B4."""
     off = "retry: {attempts: 0, per_try: 1h, budget: {ratio: 100%}}, outlier: {consecutive_failures: 0, maximum_ejected: 100%}"
     assert cautions(f"services: {{p: {{instances: [http://10.0.0.1:9001], {off}}}}}\n" + route(", methods: [GET]")) == []
+
+
+def test_certificates_that_no_client_is_asked_for() -> None:
+    """H13."""
+    fields = ", client_certificate: {dns: [lab.example.gov]}, limits: [each]"
+    assert cautions(route(fields, "limits: {each: {rate: 5/second, key: [subject, client_certificate]}}\n")) == [
+        "f:4:1 route r: client_certificate: no client is asked for one, so every request is refused; server.tls.client_ca_file",
+        "f:4:1 route r: the limit each counts by client_certificate, and no client is asked for one; server.tls.client_ca_file",
+    ]
