@@ -4,20 +4,20 @@ Each replica takes its share of every limit: the count divided by the replicas t
 divided into whole events is stretched in time instead, so nobody gets nothing and the sum over time is that of the limit:
 
     rate (GCRA)      count/N events a period, at most burst/N at once
-    sliding window   as a rate with a burst of its count: two counters of a few events would admit half of the share
-    quota            count/N events a calendar window, what is left over goes to the first replicas; from 0 at the first outage
+    sliding window   count/N events in any span of a window, what is left over goes to the first replicas; from 0 at the first outage
+    quota            the same in a calendar window
     concurrency      count/N requests at once, what is left over goes to the first replicas; requests from before the outage don't count
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from math import ceil, floor
 from typing import Protocol
 
 from gateway.admission.keys import Facts
-from gateway.admission.limits import capacity
+from gateway.admission.limits import capacity, counted_together
 from gateway.admission.plan import AdmissionPlan
 from gateway.admission.reading import Reading
 from gateway.admission.verdict import Lease, Verdict
@@ -29,6 +29,8 @@ MAXIMUM_KEYS = 100_000
 #: Names a place of a concurrency limit that this process alone has given.
 LOCAL = b""
 _SHARD = -1
+#: Of a sliding window's part; fewer than in the store, since a process may have to hold very many keys.
+_WINDOW_PARTS = 16
 #: How soon a full concurrency limit may be tried again.
 _RETRY_US = 1_000_000
 #: What adding fractions may be off by, as a share of an event.
@@ -71,7 +73,7 @@ class Portion(Protocol):
 
 
 class RatePortion:
-    """GCRA, for rates and sliding windows. State: the theoretical arrival time."""
+    """GCRA. State: the theoretical arrival time."""
 
     def __init__(self, limit: Limit, replicas: int, cost: int, clock: Clock) -> None:
         self._interval_us = limit.period_us * replicas / limit.count
@@ -89,7 +91,7 @@ class RatePortion:
         state[0] = max(state[0], self._clock()) + cost * self._interval_us
 
     def left(self, state: State) -> int:
-        return max(0, floor(self.capacity - self._used_us(state) / self._interval_us + _ROUNDING))
+        return max(0, math.floor(self.capacity - self._used_us(state) / self._interval_us + _ROUNDING))
 
     def fill(self, state: State, wait_us: float) -> None:
         """Counts as many events as it takes until the next one has to wait so long."""
@@ -99,17 +101,65 @@ class RatePortion:
         return max(0.0, state[0] - self._clock())
 
 
+def _part_of_window(limit: Limit, replicas: int, place: int, cost: int) -> tuple[int, float]:
+    """Events and microseconds of a replica's window."""
+    part, rest = divmod(limit.count, replicas)
+    least = max(1, cost)
+    if part >= least:
+        return part + (place < rest), float(limit.period_us)
+    # A part in which one request has no room: everybody has one in a longer window, so that the sum stays that of the limit.
+    return least, limit.period_us * least * replicas / limit.count
+
+
+class WindowPortion:
+    """Any span of a window's length, counted as in lua/admit.lua. State: for each entry, the oldest first, the time of its last event and
+    the number of its events."""
+
+    def __init__(self, limit: Limit, replicas: int, place: int, cost: int, clock: Clock) -> None:
+        self.capacity, self._window_us = _part_of_window(limit, replicas, place, cost)
+        self._together = counted_together(self.capacity, _WINDOW_PARTS)
+        self._clock = clock
+
+    def fresh(self) -> State:
+        return []
+
+    def wait(self, state: State, cost: int) -> float:
+        excess = self._used(state) + cost - self.capacity
+        if excess <= 0:
+            return 0.0
+        entries = iter(state)
+        for time_us, events in zip(entries, entries, strict=True):
+            excess -= events
+            if excess <= 0:
+                # Never 0, which would mean that they fit.
+                return max(1.0, time_us + self._window_us - self._clock())
+        return math.inf
+
+    def take(self, state: State, cost: int) -> None:
+        now = self._clock()
+        if state and (state[-2] == now or state[-1] + cost <= self._together):
+            state[-2:] = [now, state[-1] + cost]
+        else:
+            state += [now, cost]
+
+    def left(self, state: State) -> int:
+        return max(0, self.capacity - int(self._used(state)))
+
+    def _used(self, state: State) -> float:
+        """Events that count, once those that no longer do are dropped."""
+        horizon = self._clock() - self._window_us
+        past = 0
+        while past < len(state) and state[past] <= horizon:
+            past += 2
+        del state[:past]
+        return sum(state[1::2])
+
+
 class QuotaPortion:
     """A calendar window, UTC. State: number of the window, events in it."""
 
     def __init__(self, limit: Limit, replicas: int, place: int, cost: int, clock: Clock) -> None:
-        part, rest = divmod(limit.count, replicas)
-        least = max(1, cost)
-        if part >= least:
-            self.capacity, self._window_us = part + (place < rest), float(limit.period_us)
-        else:
-            # A part in which one request has no room: everybody has one in a longer window, so that the sum stays that of the limit.
-            self.capacity, self._window_us = least, limit.period_us * least * replicas / limit.count
+        self.capacity, self._window_us = _part_of_window(limit, replicas, place, cost)
         self._clock = clock
 
     def fresh(self) -> State:
@@ -125,7 +175,7 @@ class QuotaPortion:
 
     def left(self, state: State) -> int:
         self._moved(state)
-        return max(0, floor(self.capacity - state[1]))
+        return max(0, math.floor(self.capacity - state[1]))
 
     def _moved(self, state: State) -> float:
         number, at = divmod(self._clock() / self._window_us, 1.0)
@@ -165,6 +215,8 @@ def portion(limit: Limit, place: tuple[int, int], cost: int, steady: Clock = ste
         return QuotaPortion(limit, replicas, number, cost, wall)
     if limit.kind == "concurrency":
         return PlacesPortion(limit, replicas, number)
+    if limit.kind == "sliding_window":
+        return WindowPortion(limit, replicas, number, cost, steady)
     return RatePortion(limit, replicas, cost, steady)
 
 
@@ -249,8 +301,8 @@ class FairShare:
         return self._reading.read([code, *(value for pair in numbers for value in pair)], 0)
 
     def _refused(self, one: Portion, state: State, wait_us: float) -> tuple[int, int]:
-        return (-1 - one.left(state), ceil(wait_us)) if wait_us else self._admitted(one, state)
+        return (-1 - one.left(state), math.ceil(wait_us)) if wait_us else self._admitted(one, state)
 
     def _admitted(self, one: Portion, state: State) -> tuple[int, int]:
         left = one.left(state)
-        return left, ceil(one.wait(state, left + 1)) if left < one.capacity else 0
+        return left, math.ceil(one.wait(state, left + 1)) if left < one.capacity else 0

@@ -16,6 +16,9 @@ _SUFFIXES_US = {"ms": 1000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3600 * SEC
 CALENDAR_US = (UNITS_US["minute"], UNITS_US["hour"], UNITS_US["day"])
 #: Above this a double no longer holds every count (the script's numbers are doubles).
 MAXIMUM_COUNT = 10**12
+#: Into how many parts a sliding window's count is divided. The events of a part stop to count together, so a window admits at least 63/64
+#: of its count, and a key holds at most twice as many entries (docs/decisions/0027-sliding-windows-that-hold.md).
+SLIDING_WINDOW_PARTS = 64
 MAXIMUM_PERIOD_US = 366 * UNITS_US["day"]
 
 #: token of RFC 9110 section 5.6.2: safe in a header, in a key, and without the braces of a hash tag.
@@ -99,6 +102,11 @@ def _check_key_part(part: str, where: str) -> None:
 def capacity(limit: Limit) -> int:
     """How many events a limit that was not used accepts at once."""
     return (limit.burst or limit.count) if limit.kind == "gcra" else limit.count
+
+
+def counted_together(count: int, parts: int = SLIDING_WINDOW_PARTS) -> int:
+    """How many events of a sliding window that allows so many may stop to count at the same time, that of the last one of them."""
+    return -(-count // parts)
 
 
 def window_bound(limit: Limit, window_us: int) -> float:

@@ -20,6 +20,8 @@ from gateway.store.script import bulk
 
 #: Times 128 requests a call stays far below the number of values that Lua can pass at once.
 MAXIMUM_LIMITS = 32
+#: Kinds whose keys have another name than they: what is stored of them was once something else, and old keys may still be there.
+_RENAMED = {"sliding_window": b"sliding-log"}
 _PARAMETER = re.compile(r"\{([^}:]+)(?::[^}]*)?\}")
 #: Where a principal keeps what the revocation check needs to know of it; the same for all plans.
 _WHO = "admission.who"
@@ -76,10 +78,10 @@ class _Template:
 
     def __init__(self, limit: Limit, shadow: bool, route: str, tags: Sequence[bytes]) -> None:
         self._parts: tuple[Part, ...] = tuple(key_part(name, route) for name in limit.key)
-        # The kind and, where windows are numbered by it, the period are part of the key: what was stored under another declaration
-        # must not be read as this one's.
+        # The kind and, where it says what still counts, the period are part of the key: what was stored under another declaration must
+        # not be read as this one's.
         period = b"" if limit.kind in ("gcra", "concurrency") else b"%d" % ceil_seconds(limit.period_us)
-        kind = (b"shadow-" if shadow else b"") + limit.kind.encode() + period
+        kind = (b"shadow-" if shadow else b"") + _RENAMED.get(limit.kind, limit.kind.encode()) + period
         keys = [b"gw:%b:%b:%b:" % (tag, kind, limit.name.encode()) for tag in tags]
         self._prefixes = [b"$%d\r\n%b" % (len(key) + 32, key) for key in keys]
 

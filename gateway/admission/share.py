@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import gcd
 from struct import pack
 
-from gateway.admission.limits import capacity
+from gateway.admission.limits import capacity, counted_together
 from gateway.admission.reading import Reading
 from gateway.admission.verdict import REVOKED, Verdict
 from gateway.route import Limit
@@ -113,6 +113,8 @@ def _parameters(real: Sequence[Limit], shadow: Sequence[Limit], cost: int) -> by
 
 
 def _numbers(limit: Limit) -> tuple[float, float, float]:
+    if limit.kind == "sliding_window":
+        return float(limit.count), float(limit.period_us), float(counted_together(limit.count))
     if limit.kind != "gcra":
         return float(limit.count), float(limit.period_us), 0.0
     # A bucket in units of 1/count microseconds: an event adds `period`, each microsecond drains `count`. All whole numbers, so no rate

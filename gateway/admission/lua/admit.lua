@@ -12,8 +12,8 @@
 -- and for each request
 --   plan      "" without limits, else struct "<d" cost, then for each limit "<BBddd": kind, shadow, a, b, c
 --               kind 1  GCRA: a = units that one event adds, b = capacity in units, c = units that drain each microsecond
---               kind 2  sliding window: a = events a window, b = length of the window in microseconds
---               kind 3  calendar quota: a and b likewise; windows are counted from the epoch, UTC
+--               kind 2  sliding window: a = events a window, b = length of the window in microseconds, c = events that one entry may hold
+--               kind 3  calendar quota: a and b as for kind 2; windows are counted from the epoch, UTC
 --               kind 4  concurrency: a = leases at once, b = life of a lease in microseconds
 --   who       "" for nobody, else struct "<d" iat in seconds (0: unknown), then 16 bytes each for jti, subject, session, client and
 --             issuer, zeros for what the token does not say
@@ -30,13 +30,17 @@
 -- Requests see what the ones before them in the call have taken. A cost of 0 peeks: it takes nothing and gets no lease.
 -- A shadow limit is decided and counted alone, as if it were the only limit: it counts each request that is not revoked and that it would
 -- accept itself, whatever the others say, and it never refuses. A shadow limit of concurrency counts only requests that go on.
--- A sliding window takes the events of the window before as spread evenly over it; where they all came at its end, one span of a window's
--- length can hold up to twice the limit (GCRA has no such case).
--- The clock is the server's, read once, in microseconds. Time never runs backwards for a key: a counter that is ahead of the clock (the
--- server was replaced by one whose clock is behind) goes on where it is. Every key expires when what it says no longer matters.
+-- A sliding window is a log of what was accepted, in entries of up to c events in a row. An entry counts in full until its last event is a
+-- window old: events are never counted for too short, and at most c - 1 of them (all but the last of the oldest entry) for too long. So no
+-- span of a window's length holds more than a, and a request that fits beside the events of the last window is refused only when these
+-- are more than a - c + 1 - cost.
+-- The clock is the server's, read once, in microseconds. Time never runs backwards for a key: a quota that is ahead of the clock (the
+-- server was replaced by one whose clock is behind) goes on where it is, a bucket counts as full, and events of a sliding window that have
+-- not happened yet count as just happened. Every key expires when what it says no longer matters.
 --
--- Values are struct: GCRA "<dd" (theoretical arrival time in whole microseconds, rest in units), sliding window "<ddd" (number of the
--- window, events in it, events in the one before), quota "<dd" (number of the window, events in it). Leases are a sorted set by expiry.
+-- Values are struct: GCRA "<dd" (theoretical arrival time in whole microseconds, rest in units), quota "<dd" (number of the window, events
+-- in it), sliding window "<d" events of all entries, then for each entry, the oldest first, "<dI5": time of its last event in microseconds,
+-- number of events. Times grow from entry to entry. Leases are a sorted set by expiry.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -49,6 +53,7 @@ local DIGEST_BYTES = 16
 local WHO_HEADER_BYTES = 8
 local LIMIT_BYTES = 26
 local NOTHING = string.rep('\0', DIGEST_BYTES)
+local ENTRY, ENTRY_BYTES, TOTAL_BYTES = '<dI5', 13, 8
 
 -- Plans ----------------------------------------------------------------------------------------------------------------------------
 
@@ -80,14 +85,14 @@ local readers = {
     local arrival, rest = unpack_struct('<dd', value)
     return {arrival = arrival, rest = rest}
   end,
-  [SLIDING_WINDOW] = function(key, limit)
-    local window = floor(now / limit.b)
+  [SLIDING_WINDOW] = function(key)
+    -- Of the value, the entries from `first` up to `newest` are those that still count, as they are stored; the newest is kept apart,
+    -- since only it can change: `count` events, the last one at `time`.
     local value = redis.call('GET', key)
-    if not value then return {window = window, current = 0, previous = 0} end
-    local stored, current, previous = unpack_struct('<ddd', value)
-    if stored >= window then return {window = stored, current = current, previous = previous} end
-    if stored == window - 1 then return {window = window, current = 0, previous = current} end
-    return {window = window, current = 0, previous = 0}
+    if not value then return {value = '', first = 1, newest = 1, total = 0, time = now, count = 0} end
+    local newest = #value - ENTRY_BYTES + 1
+    local time, count = unpack_struct(ENTRY, value, newest)
+    return {value = value, first = TOTAL_BYTES + 1, newest = newest, total = unpack_struct('<d', value), time = time, count = count, stale = true}
   end,
   [QUOTA] = function(key, limit)
     local window = floor(now / limit.b)
@@ -144,18 +149,50 @@ local function gcra_outlook(limit, used)
   return remaining, ceil((used + (remaining + 1) * limit.a - limit.b) / limit.c)
 end
 
-local function sliding_estimate(state, limit, at)
-  return state.previous * (limit.b - at) / limit.b + state.current
+-- Entries of the future become one of this moment; it is written back, or they would stay where they are for as long.
+local function pull_back(state)
+  local first, newest, count = state.first, state.newest, state.count
+  while newest > first do
+    local time, events = unpack_struct(ENTRY, state.value, newest - ENTRY_BYTES)
+    if time < now then break end
+    newest = newest - ENTRY_BYTES
+    count = count + events
+  end
+  state.newest, state.count, state.time = newest, count, now
+  mark_changed(state)
+end
+
+-- Drops the entries whose last event is a window old.
+local function age(state, limit)
+  state.stale = false
+  if state.time > now then pull_back(state) end
+  local horizon = now - limit.b
+  if state.time <= horizon then
+    state.first, state.newest, state.total, state.count = 1, 1, 0, 0
+    return
+  end
+  local first, newest, total = state.first, state.newest, state.total
+  while first < newest do
+    local time, count = unpack_struct(ENTRY, state.value, first)
+    if time > horizon then break end
+    first = first + ENTRY_BYTES
+    total = total - count
+  end
+  state.first, state.total = first, total
 end
 
 -- Microseconds until `events` more fit, if nothing else comes.
-local function sliding_wait(state, limit, at, events)
-  local room = limit.a - state.current - events
-  if room >= 0 then
-    if state.previous * (limit.b - at) <= room * limit.b then return 0 end
-    return ceil(limit.b - at - room * limit.b / state.previous)
+local function sliding_wait(state, limit, events)
+  local excess = state.total + events - limit.a
+  if excess <= 0 then return 0 end
+  local at, newest = state.first, state.newest
+  while at < newest do
+    local time, count = unpack_struct(ENTRY, state.value, at)
+    excess = excess - count
+    if excess <= 0 then return time + limit.b - now end
+    at = at + ENTRY_BYTES
   end
-  return ceil(limit.b - at + max(0, limit.b - (limit.a - events) * limit.b / state.current))
+  return state.time + limit.b - now
 end
 
 local deciders = {
@@ -169,10 +206,9 @@ local deciders = {
     return true
   end,
   [SLIDING_WINDOW] = function(state, limit, cost)
-    local at = max(now - state.window * limit.b, 0)
-    if cost > 0 and sliding_estimate(state, limit, at) + cost > limit.a then
-      local remaining = max(0, floor(limit.a - sliding_estimate(state, limit, at)))
-      return false, remaining, sliding_wait(state, limit, at, cost)
+    if state.stale then age(state, limit) end
+    if cost > 0 and state.total + cost > limit.a then
+      return false, max(0, limit.a - state.total), sliding_wait(state, limit, cost)
     end
     return true
   end,
@@ -192,7 +228,13 @@ local deciders = {
 
 local takers = {
   [GCRA] = function(state, limit, cost) state.used = state.used + cost * limit.a end,
-  [SLIDING_WINDOW] = function(state, limit, cost) state.current = state.current + cost end,
+  [SLIDING_WINDOW] = function(state, limit, cost)
+    if state.count > 0 and state.time ~= now and state.count + cost > limit.c then
+      state.value = sub(state.value, state.first, state.newest - 1) .. pack(ENTRY, state.time, state.count)
+      state.first, state.newest, state.count = 1, #state.value + 1, 0
+    end
+    state.count, state.time, state.total = state.count + cost, now, state.total + cost
+  end,
   [QUOTA] = function(state, limit, cost) state.current = state.current + cost end,
   [CONCURRENCY] = function(state, limit, cost, lease)
     state.current = state.current + 1
@@ -206,10 +248,9 @@ local takers = {
 local outlooks = {
   [GCRA] = function(state, limit) return gcra_outlook(limit, gcra_used(state, limit)) end,
   [SLIDING_WINDOW] = function(state, limit)
-    local at = max(now - state.window * limit.b, 0)
-    local remaining = max(0, floor(limit.a - sliding_estimate(state, limit, at)))
-    if remaining >= limit.a then return remaining, 0 end
-    return remaining, sliding_wait(state, limit, at, remaining + 1)
+    local remaining = max(0, limit.a - state.total)
+    if state.total == 0 then return remaining, 0 end
+    return remaining, sliding_wait(state, limit, remaining + 1)
   end,
   [QUOTA] = function(state, limit)
     if state.current == 0 then return limit.a, 0 end
@@ -226,8 +267,9 @@ local writers = {
     redis.call('SET', state.key, pack('<dd', now + whole, state.used - whole * limit.c), 'PX', milliseconds(state.used / limit.c))
   end,
   [SLIDING_WINDOW] = function(state, limit)
-    local left = (state.window + 2) * limit.b - now
-    redis.call('SET', state.key, pack('<ddd', state.window, state.current, state.previous), 'PX', milliseconds(left))
+    local older = sub(state.value, state.first, state.newest - 1)
+    local value = pack('<d', state.total) .. older .. pack(ENTRY, state.time, state.count)
+    redis.call('SET', state.key, value, 'PX', milliseconds(state.time + limit.b - now))
   end,
   [QUOTA] = function(state, limit)
     local left = (state.window + 1) * limit.b - now

@@ -9,7 +9,9 @@
 -- Reply  the number of limits that have been given something back
 --
 -- Never gives back what has run out in the meantime by itself: the limit would then admit more than it allows. A GCRA drains in the order
--- in which events came, so what was in the bucket before has gone first. Windows get back only what they still count.
+-- in which events came, so what was in the bucket before has gone first. Windows get back only what they still count: a sliding window from
+-- the entry that holds the events of that moment; it is joined with its neighbours where they have become small, so that there are never
+-- many (see admit.lua).
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -17,6 +19,16 @@ local now = time[1] * 1000000 + time[2]
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 local pack, unpack_struct = struct.pack, struct.unpack
 local GCRA, SLIDING_WINDOW, QUOTA = 1, 2, 3
+local ENTRY, ENTRY_BYTES, TOTAL_BYTES = '<dI5', 13, 8
+
+-- Makes one entry of two neighbours where it may hold the events of both.
+local function join(entries, earlier, most)
+  local one, other = entries[earlier], entries[earlier + 1]
+  if one and other and one.count + other.count <= most then
+    other.count = one.count + other.count
+    table.remove(entries, earlier)
+  end
+end
 
 local givers = {
   [GCRA] = function(key, value, charge)
@@ -31,16 +43,26 @@ local givers = {
     return 1
   end,
   [SLIDING_WINDOW] = function(key, value, charge)
-    local window, current, previous = unpack_struct('<ddd', value)
-    local counted = floor(charge.decided / charge.b)
-    if window == counted then
-      current = max(0, current - charge.given)
-    elseif window == counted + 1 then
-      previous = max(0, previous - charge.given)
-    else
-      return 0
+    if charge.decided + charge.b <= now then return 0 end
+    local entries, total, found = {}, unpack_struct('<d', value), nil
+    for at = TOTAL_BYTES + 1, #value, ENTRY_BYTES do
+      local time, count = unpack_struct(ENTRY, value, at)
+      entries[#entries + 1] = {time = time, count = count}
+      if not found and time >= charge.decided then found = #entries end
     end
-    redis.call('SET', key, pack('<ddd', window, current, previous), 'KEEPTTL')
+    if not found then return 0 end
+    local back = min(charge.given, entries[found].count)
+    entries[found].count = entries[found].count - back
+    if entries[found].count == 0 then table.remove(entries, found) end
+    join(entries, found, charge.c)
+    join(entries, found - 1, charge.c)
+    if #entries == 0 then
+      redis.call('DEL', key)
+      return 1
+    end
+    local parts = {pack('<d', total - back)}
+    for i = 1, #entries do parts[i + 1] = pack(ENTRY, entries[i].time, entries[i].count) end
+    redis.call('SET', key, table.concat(parts), 'KEEPTTL')
     return 1
   end,
   [QUOTA] = function(key, value, charge)

@@ -70,6 +70,32 @@ def test_all_replicas_together_keep_to_the_limit(kind: str, count: int, replicas
         assert min(admitted) > 0
 
 
+@given(
+    st.sampled_from([3, 12, 40, 200]),
+    st.integers(min_value=1, max_value=3),
+    st.lists(st.tuples(st.sampled_from([0, 1, 100, 6_000, 59_000, 59_999, 60_000]), st.integers(0, 2), st.integers(1, 90)), max_size=40),
+)
+def test_a_sliding_window_holds_in_every_span(count: int, replicas: int, asked: list[tuple[int, int, int]]) -> None:
+    """L7, L11: whatever comes when, all replicas together; and what is counted for too long is less than a 16th of a share."""
+    clock, admitted = Clock(), list[tuple[float, int]]()
+    shares = [portion(sliding(count, 60), (replicas, place), 1, clock, clock) for place in range(replicas)]
+    states = [one.fresh() for one in shares]
+    for pause_ms, place, times in asked:
+        clock.now += pause_ms * 1000
+        number = place % replicas
+        one, state = shares[number], states[number]
+        horizon = clock.now - MINUTE_US
+        for _ in range(times):
+            recent = [where for at, where in admitted if at > horizon]
+            if one.wait(state, 1):
+                assert recent.count(number) >= one.capacity - one.capacity // 16
+                break
+            one.take(state, 1)
+            admitted.append((clock.now, number))
+            assert len(recent) < count
+        assert len(state) <= 2 * 2 * 17
+
+
 @pytest.mark.parametrize("limit", [gcra(12, 60), sliding(12, 60), quota(12, 60)], ids=lambda limit: limit.kind)
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5])
 def test_one_period_starts_with_the_share_and_no_more(limit: Limit, replicas: int) -> None:

@@ -61,7 +61,7 @@ def test_keys_name_shard_kind_and_limit() -> None:
     words = plan.ticket(principal("odd"), FACTS).keys.split(b"\r\n")[1::2]
     assert [word.rpartition(b":")[0] for word in words] == [
         b"gw:{s01}:gcra:rate",
-        b"gw:{s01}:sliding_window60:window",
+        b"gw:{s01}:sliding-log60:window",
         b"gw:{s01}:quota86400:quota",
         b"gw:{s01}:concurrency:parallel",
         b"gw:{s01}:shadow-quota86400:quota",
