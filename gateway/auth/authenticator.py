@@ -14,7 +14,7 @@ from gateway.auth.api_keys import ApiKeyStore, CommandExecutor, pepper_from_envi
 from gateway.auth.cache import PrincipalCache
 from gateway.auth.compact import MAX_TOKEN_BYTES
 from gateway.auth.introspection import Introspector
-from gateway.auth.keys import KeyTimings, MaintainedKeys, key_source
+from gateway.auth.keys import KeyTimings, MaintainedKeys, OnReached, key_source
 from gateway.auth.principal import Principal
 from gateway.auth.refusals import invalid
 from gateway.auth.tokens import TrustedIssuer, Verifier
@@ -43,6 +43,7 @@ class Authenticator:
             and `close` complete the change.
         clock: wall time in seconds; `monotonic` rules refreshes and the API key cache.
         timings: of key sets.
+        on_reached: told when an issuer's key server or the introspection endpoint stops answering, and when it answers again.
 
     Raises:
         ConfigError: settings under which tokens could not be verified safely.
@@ -58,6 +59,7 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         timings: KeyTimings | None = None,
+        on_reached: OnReached = lambda name, answers: None,
     ) -> None:
         timings = timings or KeyTimings()
         self._settings = settings
@@ -66,11 +68,14 @@ class Authenticator:
         self._forget: _Forget = before._forget if before is not None else _Forget()
         self._forget.caches.append(self._tokens)
         self._sources: dict[Issuer, MaintainedKeys] = {
-            issuer: shared.get(issuer) or key_source(issuer, http, self._forget, timings, monotonic) for issuer in settings.issuers
+            issuer: shared.get(issuer) or key_source(issuer, http, self._forget, timings, monotonic, on_reached)
+            for issuer in settings.issuers
         }
         self._new_sources = [source for issuer, source in self._sources.items() if issuer not in shared]
         self._verifier = Verifier([TrustedIssuer(issuer, self._sources[issuer]) for issuer in settings.issuers], self._tokens, clock)
-        self._introspector = Introspector(settings.introspection, http, self._tokens, clock) if settings.introspection else None
+        self._introspector = (
+            Introspector(settings.introspection, http, self._tokens, clock, on_reached=on_reached) if settings.introspection else None
+        )
         #: For the admin API; None when the settings have no API keys.
         self.api_keys: ApiKeyStore | None = None
         if settings.api_keys is not None:

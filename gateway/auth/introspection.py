@@ -18,6 +18,7 @@ from gateway.auth.breaker import Breaker
 from gateway.auth.cache import PrincipalCache
 from gateway.auth.compact import MAX_TOKEN_BYTES
 from gateway.auth.fetch import FetchError, fetch
+from gateway.auth.keys import OnReached
 from gateway.auth.principal import Principal
 from gateway.auth.refusals import expired, invalid
 from gateway.auth.shared_calls import SharedCalls
@@ -58,8 +59,10 @@ class Introspector:
         cache: PrincipalCache,
         clock: Callable[[], float] = time.time,
         timeout_seconds: float = _TIMEOUT_SECONDS,
+        on_reached: OnReached = lambda name, answers: None,
     ) -> None:
         _check(settings)
+        self._on_reached = on_reached
         self._url = settings.url
         self._cache_seconds = settings.cache
         self._headers = {"authorization": _basic(settings.client_id, settings.client_secret)}
@@ -113,9 +116,11 @@ class Introspector:
         except (FetchError, ValueError) as exc:
             if self._breaker.failed():
                 log.warning("introspection: no usable answer: %s", exc)
+                self._on_reached("introspection", False)
             raise
         if self._breaker.succeeded():
             log.info("introspection: answers again")
+            self._on_reached("introspection", True)
         return reply
 
     async def _post(self, token: bytes) -> dict[str, Any]:

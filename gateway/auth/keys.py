@@ -30,6 +30,8 @@ from gateway.settings import FIPS_ALGORITHMS, Issuer
 log = logging.getLogger("gateway.auth")
 
 OnRemoved = Callable[[Collection[bytes]], None]
+#: Told the name of what we depend on, and whether it answers.
+OnReached = Callable[[str, bool], None]
 
 #: Names of unknown keys that are remembered; the oldest makes room.
 _MAX_UNKNOWN = 256
@@ -170,9 +172,11 @@ class RemoteKeys:
         on_removed: OnRemoved,
         timings: KeyTimings,
         monotonic: Callable[[], float] = time.monotonic,
+        on_reached: OnReached = lambda name, answers: None,
     ) -> None:
         self._issuer = issuer
         self._http = http
+        self._on_reached = on_reached
         self._on_removed = on_removed
         self._timings = timings
         self._monotonic = monotonic
@@ -280,6 +284,7 @@ class RemoteKeys:
     def _succeeded(self, keys: KeySet, dropped: tuple[DroppedKey, ...]) -> None:
         if self._failures:
             log.info("issuer %s: keys are fetched again", self._issuer.name)
+            self._on_reached(f"issuer:{self._issuer.name}", True)
         self._failures = 0
         self._dropped = dropped
         self._fetched_at = self._monotonic()
@@ -291,6 +296,7 @@ class RemoteKeys:
         self._failures += 1
         if self._failures == 1:
             log.warning("issuer %s: keys can't be fetched: %s", self._issuer.name, why)
+            self._on_reached(f"issuer:{self._issuer.name}", False)
         if self._keys is not None and self._is_stale():
             log.error("issuer %s: keys could not be fetched for %g s and are not believed any more", self._issuer.name, self._timings.stale)
             self._on_removed(self._keys.fingerprints)
@@ -303,6 +309,7 @@ def key_source(
     on_removed: OnRemoved,
     timings: KeyTimings,
     monotonic: Callable[[], float] = time.monotonic,
+    on_reached: OnReached = lambda name, answers: None,
 ) -> MaintainedKeys:
     """The source that an issuer's settings ask for.
 
@@ -317,7 +324,7 @@ def key_source(
     if issuer.jwks_file:
         return FileKeys(issuer, on_removed, timings)
     _check_url(issuer, issuer.issuer if issuer.discovery else issuer.jwks_url)
-    return RemoteKeys(issuer, http, on_removed, timings, monotonic)
+    return RemoteKeys(issuer, http, on_removed, timings, monotonic, on_reached)
 
 
 def check_algorithms(issuer: Issuer) -> None:
