@@ -222,7 +222,17 @@ class AdminSite:
                 if not self._is_admin(request):
                     self._recorded("refused", request, method=request.method, path=path)
                     raise Unauthorized("The admin token is needed.", realm="gateway-admin")
-                return await endpoint(request)
+                try:
+                    response = await endpoint(request)
+                except GatewayError as error:
+                    self._recorded("failed", request, method=request.method, path=path, code=error.code)
+                    raise
+                except StoreError:
+                    self._recorded("failed", request, method=request.method, path=path, code="store_unavailable")
+                    raise
+                if request.method in ("GET", "HEAD"):
+                    self._recorded("read", request, path=path)
+                return response
 
             return guarded
 
