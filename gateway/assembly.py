@@ -161,7 +161,7 @@ class Runtime:
             told=self.telemetry.metrics.outage,
         )
         self.failures = FailureLimits(self.admission)
-        self.authenticator = Authenticator(settings.authentication, self.http, store.client)
+        self.authenticator = Authenticator(settings.authentication, self.http, store.client, on_reached=self.telemetry.dependencies.note)
         self.revocations = Revocations(
             store,
             maximum_lifetime_seconds=longest_life(settings.authentication),
@@ -202,7 +202,9 @@ class Runtime:
         self.publisher.start()
         self.telemetry.start()
         self._started = True
-        self.telemetry.event("start", {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)})
+        self.telemetry.dependencies.note("store", self.admission.ready)
+        detail = {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)}
+        self.telemetry.started(detail, self.store)
 
     def test_store(self) -> None:
         """Look into the store once it is met, and say in the log what is wrong with it (SPEC section 3). Holds nothing up."""
@@ -219,7 +221,7 @@ class Runtime:
     async def close(self) -> None:
         """Give everything back; spans and records are flushed, for a bounded time."""
         if self._started:
-            self.telemetry.event("stop", {})
+            await self.telemetry.stopped()
         if self._testing is not None:
             await end((self._testing,))
         self.upstream_deadlines.close()
@@ -353,7 +355,8 @@ class Runtime:
         """The one at work where nothing changes, else a new one that has its keys, or has waited long enough for them."""
         if settings == self.settings.authentication:
             return self.authenticator
-        authenticator = Authenticator(settings, self.http, self.store.client, before=self.authenticator)
+        told = self.telemetry.dependencies.note
+        authenticator = Authenticator(settings, self.http, self.store.client, before=self.authenticator, on_reached=told)
         try:
             await authenticator.start()
             if not await authenticator.wait_until_ready(FIRST_RESULT_SECONDS):
@@ -433,6 +436,7 @@ class Runtime:
     def _warn_unanswered(self, names: Sequence[str]) -> None:
         for name in names:
             logger.warning("service %s: no answer from discovery yet; its requests get 503 no_instance until there is", name)
+            self.telemetry.dependencies.note(f"discovery:{name}", False)
 
     def _watched(self, service: Service, consul: Consul | None) -> Watched:
         if service.consul is None:
@@ -462,6 +466,7 @@ class Runtime:
 
     def _heard(self, view: ServiceView) -> None:
         self.publisher.heard(view.name, view.snapshot.instances)
+        self.telemetry.dependencies.note(f"discovery:{view.name}", not view.snapshot.error)
 
     def _endpoints(self) -> Iterator[Endpoint]:
         for name in self.forwarders:

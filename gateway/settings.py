@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from discovery.instance import ConsulAgent
 from gateway.route import Limit, Route, Service, WhenUnavailable
@@ -255,12 +255,34 @@ class TelemetrySettings:
     access_log: AccessLogSettings = AccessLogSettings(format="off")
 
 
+AuditEvent = Literal["allowed", "denied", "admin", "config", "dependency"]
+AUDIT_EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSettings:
-    """Where audit records go: any of `stdout`, `stderr`, `file:/path`. `format` text is the one-line `AUDIT: ...` form."""
+    """Where audit records go, and what is recorded.
+
+    Args:
+        sink: any of `stdout`, `stderr`, `file:/path`.
+        format: `text` is the one-line `AUDIT: ...` form, which is never chained.
+        when_full: `block` answers requests with 503 while a sink is full; `drop` loses their records.
+        chain: whether each record names the hash of the one before it.
+        checkpoint: seconds between checkpoints; 0 for none.
+        events: `allowed` and `denied` requests, and other events by their kind. Start, stop, checkpoints and gaps are always recorded.
+    """
 
     sink: tuple[str, ...] = ("stdout",)
     format: Literal["json", "text"] = "json"
+    when_full: Literal["block", "drop"] = "block"
+    chain: bool = True
+    checkpoint: float = 60.0
+    events: tuple[AuditEvent, ...] = AUDIT_EVENTS
+
+    @property
+    def chained(self) -> bool:
+        """Whether records are chained."""
+        return self.chain and self.format == "json" and bool(self.sink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

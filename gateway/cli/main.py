@@ -16,6 +16,7 @@ _HOMES = {
     "demo": "gateway.cli.demonstration",
     "check": "gateway.cli.checking",
     "doctor": "gateway.cli.doctoring",
+    "audit": "gateway.cli.auditing",
     "schema": "gateway.cli.checking",
     "routes": "gateway.cli.checking",
     "token": _TOKENS,

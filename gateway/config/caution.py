@@ -13,7 +13,7 @@ from gateway.config.problems import Problem
 from gateway.config.values import duration_seconds
 from gateway.hosts import host_and_port, split_hosts
 from gateway.route import Limit, Route, Service
-from gateway.settings import Settings
+from gateway.settings import AUDIT_EVENTS, Settings
 
 #: Prefix lengths below which a block of trusted proxies is wider than any one organisation's network needs.
 NARROWEST_WIDE_PREFIX = {4: 8, 6: 32}
@@ -246,8 +246,20 @@ def _resilience(path: str, service: Service) -> Iterator[_Caution]:
 
 
 def _audit(settings: Settings) -> Iterator[_Caution]:
-    if not settings.audit.sink:
+    audit = settings.audit
+    if not audit.sink:
         yield "audit.sink", "no audit record is kept", "stdout, stderr or file:/PATH"
+        return
+    if audit.format == "text":
+        yield "audit.format", "lines of text say little and are not chained: they can be changed without a trace", "json"
+    elif not audit.chain:
+        yield "audit.chain", "records can be changed without a trace", "true"
+    elif not audit.checkpoint:
+        yield "audit.checkpoint", "records can be cut off at the end without a trace", "60s"
+    if audit.when_full == "drop":
+        yield "audit.when_full", "while a sink can't be written, requests go unrecorded", "block"
+    if missing := [event for event in AUDIT_EVENTS if event not in audit.events]:
+        yield "audit.events", f"not recorded: {', '.join(missing)}", "all of them"
 
 
 def _route(route: Route) -> Iterator[_Caution]:

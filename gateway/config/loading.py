@@ -157,7 +157,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
         limits=limits,
         routes=_routes(pieces, limits, report),
         telemetry=_telemetry(pieces.telemetry),
-        audit=AuditSettings(sink=tuple(pieces.audit.sink), format=pieces.audit.format),
+        audit=_audit(pieces.audit),
         source=document.marks.file,
         files=files.seen,
         certificates=files.certificates,
@@ -166,6 +166,17 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
     _check_table(settings.routes, report)
     report.close()
     return settings
+
+
+def _audit(section: models.Audit) -> AuditSettings:
+    return AuditSettings(
+        sink=tuple(section.sink),
+        format=section.format,
+        when_full=section.when_full,
+        chain=section.chain,
+        checkpoint=section.checkpoint,
+        events=tuple(section.events),
+    )
 
 
 def _server(section: models.Server, report: Report, files: Files) -> ServerSettings:

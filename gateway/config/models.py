@@ -32,6 +32,7 @@ _SERVER = settings.ServerSettings()
 _ADMIN = settings.AdminSettings()
 _STATE = settings.StateSettings()
 _TRACES = settings.TraceSettings()
+_AUDIT = settings.AuditSettings()
 _CLAIMS = settings.ClaimNames()
 _CONSUL = ConsulAgent()
 _TIMEOUTS = route.Timeouts()
@@ -616,11 +617,17 @@ class Audit(Section):
 
     sink: list[Sink] = Field(default=["stdout"], description="Where records go; an empty list keeps none.")
     format: Annotated[Literal["json", "text"], OneOf(("json", "text"))] = Field(default="json", description="text is the one-line form.")
-    when_full: Annotated[Literal["block"], OneOf(("block",), later=("drop",))] = Field(
-        default="block", description="503 rather than lose a record."
+    when_full: Annotated[Literal["block", "drop"], OneOf(("block", "drop"))] = Field(
+        default=_AUDIT.when_full, description="block: 503 rather than lose a record. drop: requests go on, records are lost and counted."
     )
-    chain: Annotated[Any, NotYet((False,))] = Field(default=False, description="Hash chain. Not available yet.")
-    checkpoint: Annotated[Any, NotYet()] = Field(default=None, description="Not available yet.")
+    chain: Bool = Field(default=_AUDIT.chain, description="Each record names the hash of the one before it; not in the text format.")
+    checkpoint: Annotated[float, Duration("1s", "1h", zero=True)] = Field(
+        default=_AUDIT.checkpoint,
+        description="Between records that say how far the chain is, also on stdout and in the store; 0 makes none.",
+    )
+    events: list[Annotated[settings.AuditEvent, OneOf(settings.AUDIT_EVENTS)]] = Field(
+        default=list(settings.AUDIT_EVENTS), description="What is recorded; start, stop, checkpoints and gaps always are."
+    )
 
 
 class File(Section):

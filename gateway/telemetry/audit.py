@@ -5,19 +5,21 @@ Records name the route's template and never a raw path, a query, a token, a head
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from time import time_ns
 from types import MappingProxyType
 from typing import Any, Literal
 
 import orjson
 
-from gateway.telemetry.lines import LineWriter
+from gateway.settings import AUDIT_EVENTS, AuditEvent
+from gateway.telemetry.chain import Head
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, plain_line, quoted, word
 from gateway.telemetry.spelling import principal_text, source_of, spelling_of
+from gateway.telemetry.trail import Trail
 
-EventKind = Literal["admin", "config", "start", "stop", "checkpoint"]
+EventKind = Literal["admin", "config", "dependency", "start", "stop", "checkpoint", "gap"]
 NO_DETAIL: Mapping[str, object] = MappingProxyType({})
 
 
@@ -27,52 +29,91 @@ class Audit:
     Called by the event loop's thread only.
 
     Args:
-        writers: where each record goes; every one of them gets all. None: nothing is recorded.
+        trail: takes the records to their sinks.
         format: `json`, or `text` for the one-line form.
         replica: the name of this process.
         time: spells times, shared with the access log.
+        events: what is recorded, of the words of `AuditSettings`. The life of the process and of the trail always is.
     """
 
-    def __init__(self, writers: Sequence[LineWriter], *, format: Literal["json", "text"], replica: str, time: TimeText) -> None:  # noqa: A002
-        self._writers = tuple(writers)
+    def __init__(
+        self,
+        trail: Trail,
+        *,
+        format: Literal["json", "text"],  # noqa: A002
+        replica: str,
+        time: TimeText,
+        events: Collection[AuditEvent] = AUDIT_EVENTS,
+    ) -> None:
+        self._trail = trail
         self._replica = replica
         self._time = time
+        self._left_out = frozenset(AUDIT_EVENTS) - frozenset(events)
         self._sequence = 0
         self._who = f'"replica":{quoted(replica)},"event":"request",'
-        self._appends = tuple(writer.append for writer in self._writers)
-        #: Records that some sink lost, because even its reserve was used up.
-        self.dropped = 0
         self._request_line = {"json": self._json_request, "text": _text_request}[format]
         self._event_line = {"json": self._json_event, "text": _text_event}[format]
 
     @property
-    def full(self) -> bool:
-        """Whether a further request should be refused rather than go unrecorded (NIST SP 800-53 AU-5)."""
-        for writer in self._writers:  # noqa: SIM110 - asked for each request, and a generator costs three times as much
-            if writer.full:
-                return True
-        return False
+    def dropped(self) -> int:
+        """Records that some sink lost."""
+        return self._trail.dropped
+
+    @property
+    def observer(self) -> Callable[[Observation], None] | None:
+        """What is to be told of each request; None when no request is recorded."""
+        left_out = self._left_out & {"allowed", "denied"}
+        if not left_out:
+            return self.observe
+        return self._observe_some if len(left_out) == 1 else None
+
+    def _observe_some(self, observation: Observation) -> None:
+        if ("denied" if observation.denied else "allowed") not in self._left_out:
+            self.observe(observation)
 
     def observe(self, observation: Observation) -> None:
         """Record a request."""
+        trail = self._trail
+        if trail.lacking:
+            self._tell_losses()
         self._sequence += 1
-        self._write(self._request_line(observation))
+        try:
+            line = self._request_line(observation)
+        except Exception:
+            self._sequence -= 1
+            raise
+        trail.take(line, self._sequence)
 
     def event(self, kind: EventKind, detail: Mapping[str, object] = NO_DETAIL) -> None:
-        """Record something that isn't a request.
+        """Record something that isn't a request, unless its kind was left out.
 
         Args:
             detail: members of the record's `detail`; what is in it is the caller's responsibility: no secrets.
         """
-        self._sequence += 1
-        self._write(self._event_line(kind, detail))
+        if kind in self._left_out:
+            return
+        if self._trail.lacking:
+            self._tell_losses()
+        self._record(kind, detail)
 
-    def _write(self, line: bytes) -> None:
-        kept = True
-        for append in self._appends:
-            kept &= append(line)
-        if not kept:
-            self.dropped += 1
+    def mark(self, kind: Literal["checkpoint", "stop"]) -> tuple[Head, bytes]:
+        """Record that everything so far is there; number and hash of that record, and its line, stand for all before it."""
+        self.event(kind)
+        return self._trail.head()
+
+    def _tell_losses(self) -> None:
+        """Record what sinks have lost that take records again: each of them finds that right after the hole."""
+        while (loss := self._trail.recovered()) is not None:
+            self._record("gap", {"sink": loss.sink, "first_seq": loss.first, "last_seq": loss.last, "records": loss.last - loss.first + 1})
+
+    def _record(self, kind: EventKind, detail: Mapping[str, object]) -> None:
+        self._sequence += 1
+        try:
+            line = self._event_line(kind, detail)
+        except Exception:
+            self._sequence -= 1
+            raise
+        self._trail.take(line, self._sequence)
 
     def _json_event(self, kind: EventKind, detail: Mapping[str, object]) -> bytes:
         return json_line(

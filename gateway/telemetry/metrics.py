@@ -119,10 +119,12 @@ class Metrics(Collector):
 
     Args:
         sources: what other parts own.
+        on_mode: told how the store is used now, too.
     """
 
-    def __init__(self, sources: Sequence[Source] = ()) -> None:
+    def __init__(self, sources: Sequence[Source] = (), on_mode: Callable[[str], None] = lambda mode: None) -> None:
         self._sources = tuple(sources)
+        self._on_mode = on_mode
         self._routes: dict[str, RouteSeries] = {}
         self._services: dict[str, Histogram] = {}
         self._admission_seconds = Histogram(ADMISSION_SECONDS)
@@ -169,6 +171,7 @@ class Metrics(Collector):
 
     def mode(self, mode: str) -> None:
         """The store is now used this way."""
+        self._on_mode(mode)
         for known in self._modes:
             self._modes[known] = 0
         self._modes[mode] = 1

@@ -10,11 +10,12 @@ from typing import Any
 
 import orjson
 
+from gateway.telemetry.chain import SEAL_BYTES
 from gateway.telemetry.observation import Observation
 
 MAXIMUM_TEXT = 256
-# PIPE_BUF: a line up to this length is never mixed with that of another process on the same pipe.
-MAXIMUM_LINE_BYTES = 4096
+# PIPE_BUF: a line up to this length is never mixed with that of another process on the same pipe. A seal is added later.
+MAXIMUM_LINE_BYTES = 4096 - SEAL_BYTES
 _NANOSECONDS = 1_000_000_000
 # What may stand in a text line as it is: graphic ASCII. The rest, the space among it, would let a value look like two fields.
 _NOT_GRAPHIC = re.compile(r"[^!#-\[\]-~]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from opentelemetry.sdk.trace.export import SpanExporter
@@ -14,12 +15,15 @@ from gateway.settings import AuditSettings, TelemetrySettings
 from gateway.telemetry import exposition
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.audit import NO_DETAIL, Audit, EventKind
+from gateway.telemetry.checkpoints import Checkpoints, Keeper, previous_heads
+from gateway.telemetry.dependencies import Dependencies
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.loop_lag import LoopLag
 from gateway.telemetry.metrics import Labels, Metrics, Source
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.record import TimeText
 from gateway.telemetry.tracing import Tracer
+from gateway.telemetry.trail import Trail
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ Values = Iterable[tuple[Labels, float]]
 class RequestObserver(Protocol):
     """Somebody who is told about each finished request."""
 
-    def __call__(self, observation: Observation) -> None: ...
+    def __call__(self, observation: Observation, /) -> None: ...
 
 
 class Telemetry:
@@ -71,14 +75,26 @@ class Telemetry:
         self._finished: list[Observation] = []
         self._telling_planned = False
         time = TimeText()
-        self._audit_writers = tuple(self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink))
-        self.audit = Audit(self._audit_writers, format=audit.format, replica=replica, time=time)
-        observers: dict[str, RequestObserver] = {"audit": self.audit.observe} if audit.sink else {}
+        self._audit_settings = audit
+        self._replica = replica
+        self._checkpoints: Checkpoints | None = None
+        self._previous = previous_heads(audit.sink) if audit.chained else []
+        writers = tuple(self._writer(sink, durable=True) for sink in dict.fromkeys(audit.sink))
+        lossy = audit.when_full == "drop"
+        # Checkpoints go to standard output too, where somebody else keeps them (SPEC O6).
+        apart = audit.chained and bool(audit.checkpoint) and "stdout" not in audit.sink
+        self._witness = self._writer("stdout", durable=False) if apart else None
+        self._trail = Trail(writers, chained=audit.chained, lossy=lossy)
+        self.audit = Audit(self._trail, format=audit.format, replica=replica, time=time, events=audit.events)
+        self._blocking_writers = () if lossy else writers
+        recorder = self.audit.observer if audit.sink else None
+        observers: dict[str, RequestObserver] = {"audit": recorder} if recorder is not None else {}
         access_log = settings.access_log
         if access_log.format != "off":
             observers["access_log"] = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format, time=time).observe
         self.tracer = Tracer(settings.traces, version=version, replica=replica, exporter=exporter)
-        self.metrics = Metrics([*self._own_sources(), *sources])
+        self.dependencies = Dependencies(partial(self.event, "dependency"))
+        self.metrics = Metrics([*self._own_sources(), *sources], on_mode=self._store_used)
         if self.tracer.recording:
             observers["traces"] = self.tracer.finish
         if settings.prometheus:
@@ -88,9 +104,10 @@ class Telemetry:
 
     @property
     def accepting(self) -> bool:
-        """False while the audit is full: then a request is answered with 503 `overloaded`, because it couldn't be recorded (AU-5)."""
-        # Asked before every request, so the audit's own answer is spelled out here.
-        for writer in self._audit_writers:  # noqa: SIM110
+        """False while a sink of the audit is full, unless records may be dropped: then a request is answered with 503 `overloaded`, because
+        it couldn't be recorded (AU-5)."""
+        # A generator would cost three times as much, before every request.
+        for writer in self._blocking_writers:  # noqa: SIM110
             if writer.full:
                 return False
         return True
@@ -125,12 +142,30 @@ class Telemetry:
         self.tell()
 
     def event(self, kind: EventKind, detail: Mapping[str, object] = NO_DETAIL) -> None:
-        """Record in the audit what isn't a request: `start`, `stop`, `config`, `admin`. No secrets in `detail`. Never raises."""
+        """Record in the audit what isn't a request: `admin`, `config`, `dependency`. No secrets in `detail`. Never raises."""
         self.tell()
         try:
             self.audit.event(kind, detail)
         except Exception as error:
             self._failed("audit", error)
+
+    def started(self, detail: Mapping[str, object], store: Keeper) -> None:
+        """Record that the process serves, begin with checkpoints, which the store keeps, and with what becomes of dependencies."""
+        previous = {"previous": self._previous} if self._audit_settings.chained else {}
+        self.event("start", {**detail, **previous})
+        self.dependencies.begin()
+        if self._audit_settings.chained and (seconds := self._audit_settings.checkpoint):
+            self._checkpoints = Checkpoints(self.audit, self._trail, store, witness=self._witness, replica=self._replica, seconds=seconds)
+            self._checkpoints.start()
+
+    async def stopped(self) -> None:
+        """Record that the process ends, in bounded time; the store is still needed, it keeps that as the last checkpoint."""
+        self.dependencies.close()
+        self.tell()
+        if self._checkpoints is None:
+            self.event("stop")
+        else:
+            await self._checkpoints.close()
 
     def render(self, accept: str = "") -> bytes:
         """This process's metrics; `exposition.content_type(accept)` names the format, `exposition.merge` joins several processes'."""
@@ -156,6 +191,9 @@ class Telemetry:
         if sink not in self._writers:
             self._writers[sink] = LineWriter(sink, durable=durable)
         return self._writers[sink]
+
+    def _store_used(self, mode: str) -> None:
+        self.dependencies.note("store", mode == "shared")
 
     def _failed(self, name: str, error: Exception) -> None:
         count = self._failures[name] = self._failures.get(name, 0) + 1

@@ -14,7 +14,7 @@ from typing import Any, overload
 import httpx
 import pytest
 
-from tests.support.fault_scene import SLACK_SECONDS, assert_quiet, scene_document, store_url
+from tests.support.fault_scene import SLACK_SECONDS, assert_audit_holds, assert_quiet, scene_document, store_url
 from tests.support.faults import Form, Measured, fault
 from tests.support.load import Ask, Load, percentile, statuses
 from tests.support.plain_service import ServiceProcess, service_process
@@ -246,6 +246,7 @@ def test_replica_killed(measured: Measured, form: Form, tmp_path: Path, login: L
         assert [reply.status for reply in held.replies] == [0, 0]
         assert healed_seconds < LEASE_SECONDS + 1 + SLACK_SECONDS
         records = victim.gateway.records()
+        assert_audit_holds(victim.gateway)
     answered = [reply for reply in load.replies if reply.url == victim.url and reply.status == 200]
     sequence = [record["seq"] for record in records]
     assert sequence == list(range(1, len(sequence) + 1)), "no gap up to the cut"

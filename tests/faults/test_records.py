@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fault_scene import asks, assert_quiet, scene_document
+from tests.support.fault_scene import asks, assert_audit_holds, assert_quiet, scene_document
 from tests.support.faults import Form, Measured, fault
 from tests.support.load import Load, percentile, statuses
 from tests.support.otlp_receiver import OtlpReceiver
@@ -121,3 +121,4 @@ def test_audit_disk_full(measured: Measured, tmp_path: Path, login: Login, servi
     assert [record["seq"] for record in records] == list(range(records[0]["seq"], records[0]["seq"] + len(records)))
     assert len(records) == len(load.replies)
     measured("records missing", len(load.replies) - len(records))
+    assert_audit_holds(gateway)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gateway.telemetry.verification import Verification
 from tests.support.load import Ask, Reply
 from tests.support.redis_server import RedisServer
 from tests.support.whole_gateway import Json, Login, ProcessGateway, base_document
@@ -62,6 +63,16 @@ def assert_only_store_refusals(replies: Sequence[Reply]) -> None:
         if reply.status == 503:
             assert reply.code == "store_unavailable", reply
             assert int(reply.headers["retry-after"]) >= 1, reply
+
+
+def assert_audit_holds(gateway: ProcessGateway) -> None:
+    """O6: no record was changed or lost, as far as its file goes."""
+    verification = Verification()
+    with gateway.file.open("rb") as file:
+        verification.read(gateway.file.name, file)
+    problems = [str(finding) for finding in verification.judge() if finding.level == "problem"]
+    assert verification.records
+    assert not problems, problems
 
 
 def assert_quiet(gateway: ProcessGateway) -> None:

@@ -17,6 +17,8 @@ from gateway.errors import ConfigError
 from gateway.telemetry.audit import Audit
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.record import TimeText
+from gateway.telemetry.target import FileTarget
+from gateway.telemetry.trail import Trail
 from tests.support.observations import observation
 
 LINE = b"x" * 999 + b"\n"
@@ -37,6 +39,12 @@ def fifo(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     yield path, reader
     os.close(reader)
+
+
+def descriptor_of(writer: LineWriter) -> int:
+    target = writer._target
+    assert isinstance(target, FileTarget)
+    return target.descriptor
 
 
 def drain(reader: int, stop: threading.Event, into: list[bytes]) -> None:
@@ -83,7 +91,7 @@ def test_closing_on_a_blocked_pipe_takes_no_longer_than_it_may(fifo: tuple[Path,
     path, _ = fifo
     writer = LineWriter(f"file:{path}")
     for _ in range(1000):
-        writer.append(LINE)
+        writer.offer(LINE)
     started = time.monotonic()
     lost = writer.close(0.2)
     assert time.monotonic() - started < 2.0
@@ -97,9 +105,9 @@ def test_a_slow_reader_is_waited_for(fifo: tuple[Path, int], flags: int) -> None
     """Blocking or not (standard output may be either): EAGAIN is no error and loses nothing."""
     path, reader = fifo
     writer = LineWriter(f"file:{path}")
-    fcntl.fcntl(writer._target.prepare(), fcntl.F_SETFL, flags)
+    fcntl.fcntl(descriptor_of(writer), fcntl.F_SETFL, flags)
     for _ in range(500):
-        writer.append(LINE)
+        writer.offer(LINE)
     stop, read = threading.Event(), list[bytes]()
     thread = threading.Thread(target=drain, args=(reader, stop, read))
     thread.start()
@@ -115,9 +123,9 @@ def test_closing_on_a_blocked_pipe_ends_either_way(fifo: tuple[Path, int], flags
     """F-60: even while the thread hangs in a write."""
     path, _ = fifo
     writer = LineWriter(f"file:{path}")
-    fcntl.fcntl(writer._target.prepare(), fcntl.F_SETFL, flags)
+    fcntl.fcntl(descriptor_of(writer), fcntl.F_SETFL, flags)
     for _ in range(200):
-        writer.append(LINE)
+        writer.offer(LINE)
     started = time.monotonic()
     assert 100 <= writer.close(0.1) <= 200
     assert time.monotonic() - started < 2.0
@@ -140,7 +148,7 @@ def test_workers_on_one_pipe_do_not_mix_their_lines(fifo: tuple[Path, int]) -> N
     thread.start()
     for _ in range(2000):
         for number, writer in enumerate(writers):
-            writer.append(b"%d" % number * 700 + b"\n")
+            writer.offer(b"%d" % number * 700 + b"\n")
     assert [writer.close(20.0) for writer in writers] == [0, 0, 0]
     stop.set()
     thread.join()
@@ -156,11 +164,11 @@ def test_a_full_disk_is_counted_reported_once_and_survived(tmp_path: Path, caplo
     path.symlink_to("/dev/full")
     with caplog.at_level(logging.WARNING):
         writer = LineWriter(f"file:{path}", durable=True)
-        writer.append(b"first\n")
+        writer.offer(b"first\n")
         wait_until(lambda: writer.write_errors >= 2)
         # Room again: the operator points the path at another disk.
         path.unlink()
-        writer.append(b"second\n")
+        writer.offer(b"second\n")
         wait_until(lambda: not writer.waiting_bytes)
         assert writer.close(10.0) == 0
     assert path.read_bytes() == b"first\nsecond\n"
@@ -173,9 +181,9 @@ def test_a_full_disk_is_counted_reported_once_and_survived(tmp_path: Path, caplo
 def test_a_full_disk_makes_the_audit_full(tmp_path: Path) -> None:
     """O6: the pipeline is told in time to refuse; what was in flight is kept."""
     writer = LineWriter("file:/dev/full", capacity_bytes=100_000)
-    audit = Audit([writer], format="json", replica="gw-1", time=TimeText())
+    audit = Audit(Trail([writer], chained=False), format="json", replica="gw-1", time=TimeText())
     records = 0
-    while not audit.full:
+    while not writer.full:
         audit.observe(observation())
         records += 1
     assert records > 100
@@ -188,7 +196,7 @@ def test_a_file_that_was_moved_is_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     writer = LineWriter(f"file:{path}", durable=True)
     for number in range(30):
-        writer.append(b"line %d\n" % number)
+        writer.offer(b"line %d\n" % number)
         wait_until(lambda: not writer.waiting_bytes)
         if number % 10 == 9:
             path.rename(tmp_path / f"audit.{number // 10}")
@@ -202,10 +210,10 @@ def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
     """Records don't go to a file without a name."""
     path = tmp_path / "audit"
     writer = LineWriter(f"file:{path}")
-    writer.append(b"gone\n")
+    writer.offer(b"gone\n")
     wait_until(lambda: not writer.waiting_bytes)
     path.unlink()
-    writer.append(b"kept\n")
+    writer.offer(b"kept\n")
     assert writer.close(10.0) == 0
     assert path.read_bytes() == b"kept\n"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -216,10 +224,10 @@ def test_a_directory_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> N
     directory = tmp_path / "logs"
     directory.mkdir()
     writer = LineWriter(f"file:{directory / 'audit'}")
-    writer.append(b"one\n")
+    writer.offer(b"one\n")
     wait_until(lambda: not writer.waiting_bytes)
     directory.rename(tmp_path / "away")
-    writer.append(b"two\n")
+    writer.offer(b"two\n")
     wait_until(lambda: writer.write_errors > 0)
     directory.mkdir()
     assert writer.close(10.0) == 0
@@ -230,7 +238,7 @@ def test_audit_records_on_a_real_pipe_are_whole(fifo: tuple[Path, int]) -> None:
     """S-37: one JSON object a line, whatever the reader's pace."""
     path, reader = fifo
     writer = LineWriter(f"file:{path}")
-    audit = Audit([writer], format="json", replica="gw-1", time=TimeText())
+    audit = Audit(Trail([writer], chained=False), format="json", replica="gw-1", time=TimeText())
     for _ in range(1000):
         audit.observe(observation())
     stop, read = threading.Event(), list[bytes]()

@@ -174,6 +174,17 @@ def test_limits_of_a_principal_or_an_address_are_one_call_on_every_number_of_sha
             "f:3:1 route r: its service balances by path:id, which this path does not have; a path with the parameter, or another key",
         ),
         ("audit: {sink: []}\n" + route(""), "f audit.sink: no audit record is kept; stdout, stderr or file:/PATH"),
+        (
+            "audit: {format: text}\n" + route(""),
+            "f audit.format: lines of text say little and are not chained: they can be changed without a trace; json",
+        ),
+        ("audit: {chain: false}\n" + route(""), "f audit.chain: records can be changed without a trace; true"),
+        ("audit: {checkpoint: 0}\n" + route(""), "f audit.checkpoint: records can be cut off at the end without a trace; 60s"),
+        (
+            "audit: {when_full: drop}\n" + route(""),
+            "f audit.when_full: while a sink can't be written, requests go unrecorded; block",
+        ),
+        ("audit: {events: [denied, admin]}\n" + route(""), "f audit.events: not recorded: allowed, config, dependency; all of them"),
         ("routes: []", "f services.p: no route leads to this service"),
     ],
 )

@@ -112,7 +112,7 @@ telemetry:
   traces: {endpoint: "http://otel-collector:4318", sample_ratio: 10%, always: [errors, denials, slow: 1s], trust: continue}
   metrics: {prometheus: true, otlp: false}
   access_log: {format: json, sink: stderr}
-audit: {sink: [stdout, "file:/var/log/gateway/audit.jsonl"], when_full: block, chain: false}
+audit: {sink: [stdout, "file:/var/log/gateway/audit.jsonl"], when_full: block, chain: true, checkpoint: 60s}
 """
 
 PER_CLIENT = Limit(name="per-client", kind="gcra", count=100, period_us=60_000_000, burst=20, key=("client",))
@@ -274,10 +274,21 @@ def test_failed_authentications_are_limited_unless_that_is_off() -> None:
     assert load_text("version: 1\nauthentication: {failures: off}", {}).authentication.failures is None
 
 
+def test_the_audit_is_chained_and_whole_unless_said_otherwise() -> None:
+    """O6: and every key reaches the settings."""
+    assert load_text("version: 1", {}).audit == AuditSettings(
+        when_full="block", chain=True, checkpoint=60.0, events=("allowed", "denied", "admin", "config", "dependency")
+    )
+    text = "version: 1\naudit: {format: text, when_full: drop, chain: false, checkpoint: 0, events: [denied, admin]}"
+    assert load_text(text, {}).audit == AuditSettings(
+        format="text", when_full="drop", chain=False, checkpoint=0.0, events=("denied", "admin")
+    )
+
+
 def test_values_of_today_are_accepted_for_keys_of_tomorrow() -> None:
     text = (
         "version: 1\nstate: {shards: 1, when_unavailable: closed}\nauthentication: {fips: false}\n"
-        "discovery: {consul: {publish_routes: false}}\ntelemetry: {metrics: {otlp: false}}\naudit: {chain: false, when_full: block}"
+        "discovery: {consul: {publish_routes: false}}\ntelemetry: {metrics: {otlp: false}}"
     )
     assert load_text(text, {}).consul == ConsulAgent()
 

@@ -43,7 +43,7 @@ def test_accepts_what_loads(fragment: str) -> None:
         "limits: {a: {rate: fast}}",
         "routes: [{path: /a}]",
         "routes: [{path: /a, service: p, authentication: maybe}]",
-        "audit: {chain: true}",
+        "audit: {chain: maybe}",
     ],
 )
 def test_refuses_the_commonest_mistakes(fragment: str) -> None:

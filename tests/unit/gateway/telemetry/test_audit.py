@@ -12,24 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.route import Route
-from gateway.telemetry import lines
+from gateway.telemetry import trail
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.audit import Audit
 from gateway.telemetry.lines import LineWriter
 from gateway.telemetry.record import TimeText
+from gateway.telemetry.trail import Trail
 from tests.support.observations import ROUTE, TRACE_ID, attempt, observation, principal
 
 OTHER_ROUTE = Route(name="get-patient", path="/people/{id}", target="patients")
 HOSTILE = 'x"\r\nAUDIT: GET /admin -> 200\x00\u2028'
 
 
-class Trail:
+class Recorded:
     """An audit into a file, which is read when it's closed."""
 
     def __init__(self, path: Path, format: Literal["json", "text"] = "json") -> None:  # noqa: A002
         self._path = path / "audit.jsonl"
         self._writer = LineWriter(f"file:{self._path}")
-        self.audit = Audit([self._writer], format=format, replica="gw-1", time=TimeText())
+        self.audit = Audit(Trail([self._writer], chained=False), format=format, replica="gw-1", time=TimeText())
 
     def lines(self) -> list[bytes]:
         assert self._writer.close(10.0) == 0
@@ -41,7 +42,7 @@ class Trail:
 
 def test_a_request_makes_the_record_of_the_contract(tmp_path: Path) -> None:
     """S-35: CONTRACT section 7, every member, in its order."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     trail.audit.observe(observation())
     expected = {
         "time": "2026-11-23T00:58:45.123456Z",
@@ -79,7 +80,7 @@ def test_a_request_makes_the_record_of_the_contract(tmp_path: Path) -> None:
 
 def test_an_unmatched_anonymous_request_has_no_route_and_no_principal(tmp_path: Path) -> None:
     """S-34: rejected requests are recorded, without their path."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     trail.audit.observe(observation(route=None, principal=None, service="", tries=[], status=404, code="not_found", denied=True, limits=()))
     (record,) = trail.records()
     assert record["request"] == {
@@ -114,7 +115,7 @@ def test_an_unmatched_anonymous_request_has_no_route_and_no_principal(tmp_path: 
 )
 def test_decisions_and_reasons(tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]) -> None:
     """S-34: refusals with their reason, fail-open decisions, limits that would have refused."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     trail.audit.observe(observation(**fields))
     (record,) = trail.records()
     assert expected.items() <= record.items()
@@ -122,7 +123,7 @@ def test_decisions_and_reasons(tmp_path: Path, fields: dict[str, Any], expected:
 
 def test_the_last_instance_and_the_number_of_tries_are_named(tmp_path: Path) -> None:
     """S-35: which upstream answered."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     second = attempt()
     second.instance = "patients-2"
     trail.audit.observe(observation(tries=[attempt(0, error="upstream_reset"), second]))
@@ -142,7 +143,7 @@ def test_the_last_instance_and_the_number_of_tries_are_named(tmp_path: Path) -> 
 )
 def test_only_allowed_path_parameters_are_shown(tmp_path: Path, allowed: tuple[str, ...], shown: dict[str, str]) -> None:
     """O4: parameters identify patients; the route says which may be written."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     route = Route(name="r", path="/p/{id}/{ssn}", target="patients", audit_path_params=allowed)
     trail.audit.observe(observation(route=route, path_params={"id": 17, "ssn": "9"}))
     assert trail.records()[0]["request"]["path_params"] == shown
@@ -151,7 +152,7 @@ def test_only_allowed_path_parameters_are_shown(tmp_path: Path, allowed: tuple[s
 @pytest.mark.parametrize("format_", ["json", "text"])
 def test_no_value_breaks_out_of_its_record(tmp_path: Path, format_: Literal["json", "text"]) -> None:
     """S-37: no log injection by the user agent, host, method, request id, parameters or claims."""
-    trail = Trail(tmp_path, format_)
+    trail = Recorded(tmp_path, format_)
     seen = observation(user_agent=HOSTILE, host=HOSTILE, method=HOSTILE, request_id=HOSTILE, path_params={"id": HOSTILE}, client_ip=HOSTILE)
     trail.audit.observe(seen)
     trail.audit.event("admin", {"name": HOSTILE})
@@ -162,14 +163,14 @@ def test_no_value_breaks_out_of_its_record(tmp_path: Path, format_: Literal["jso
 
 def test_the_user_agent_is_bounded(tmp_path: Path) -> None:
     """S-35: 256 characters."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     trail.audit.observe(observation(user_agent="u" * 5000))
     assert trail.records()[0]["source"]["user_agent"] == "u" * 256
 
 
 def test_sequence_numbers_have_no_gaps_across_requests_and_events(tmp_path: Path) -> None:
     """O6: `seq` without gaps per replica."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     trail.audit.event("start", {"version": "0.1.0"})
     for _ in range(500):
         trail.audit.observe(observation())
@@ -182,7 +183,7 @@ def test_sequence_numbers_have_no_gaps_across_requests_and_events(tmp_path: Path
 
 def test_text_is_the_line_of_the_seed(tmp_path: Path) -> None:
     """CONTRACT section 7: the text format of the same record."""
-    trail = Trail(tmp_path, "text")
+    trail = Recorded(tmp_path, "text")
     trail.audit.observe(observation())
     trail.audit.observe(observation(route=None, status=404))
     trail.audit.event("config", {"generation": 2})
@@ -191,7 +192,7 @@ def test_text_is_the_line_of_the_seed(tmp_path: Path) -> None:
 
 def test_the_principal_is_spelled_once(tmp_path: Path) -> None:
     """The cached token keeps its part of the record."""
-    trail = Trail(tmp_path)
+    trail = Recorded(tmp_path)
     seen = observation()
     trail.audit.observe(seen)
     trail.audit.observe(seen)
@@ -217,7 +218,7 @@ def test_the_quick_spelling_says_what_the_full_one_says(
     agent: str, host: str, instance: str, service: str, param: str, limit: str, numbers: tuple[int, int, int]
 ) -> None:
     """CONTRACT section 7: one record, however it was put together. The second request finds the first one's spelling."""
-    audit = Audit([], format="json", replica="r-1", time=TimeText())
+    audit = Audit(Trail([], chained=False), format="json", replica="r-1", time=TimeText())
     log = AccessLog(Forgetful(), format="json", time=TimeText())  # type: ignore[arg-type]  # only `offer` is used
     memo: dict[str, object] = {}
     for received in (numbers[1], 0):
@@ -235,7 +236,7 @@ def test_the_quick_spelling_says_what_the_full_one_says(
 
 @pytest.mark.parametrize("change", [{"principal": None}, {"principal": principal()}, {"method": "HEAD"}, {"route": OTHER_ROUTE}])
 def test_a_spelling_is_used_for_its_own_requests_only(change: dict[str, object]) -> None:
-    audit = Audit([], format="json", replica="r-1", time=TimeText())
+    audit = Audit(Trail([], chained=False), format="json", replica="r-1", time=TimeText())
     memo: dict[str, object] = {}
     audit._json_request(observation(memo=memo))
     changed = observation(memo=memo, **change)
@@ -250,7 +251,7 @@ class Forgetful:
 def test_every_sink_gets_every_record(tmp_path: Path) -> None:
     """CONTRACT section 4: `sink` is a list."""
     writers = [LineWriter(f"file:{tmp_path / name}") for name in "ab"]
-    audit = Audit(writers, format="json", replica="gw-1", time=TimeText())
+    audit = Audit(Trail(writers, chained=False), format="json", replica="gw-1", time=TimeText())
     audit.observe(observation())
     assert [writer.close(10.0) for writer in writers] == [0, 0]
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != b""
@@ -258,17 +259,17 @@ def test_every_sink_gets_every_record(tmp_path: Path) -> None:
 
 def test_without_sinks_nothing_is_recorded() -> None:
     """`audit: {sink: []}` turns it off."""
-    audit = Audit([], format="json", replica="gw-1", time=TimeText())
+    audit = Audit(Trail([], chained=False), format="json", replica="gw-1", time=TimeText())
     audit.observe(observation(route=ROUTE))
-    assert (audit.full, audit.dropped) == (False, 0)
+    assert audit.dropped == 0
 
 
 def test_a_full_sink_is_told_before_a_record_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """O6: `full` from the capacity on; the reserve takes requests in flight; only then records are lost, and counted."""
-    monkeypatch.setattr(lines, "RESERVE_BYTES", 2000)
+    monkeypatch.setattr(trail, "RESERVE_BYTES", 2000)
     writer = LineWriter("file:/dev/full", capacity_bytes=2000)
-    audit = Audit([writer], format="json", replica="gw-1", time=TimeText())
-    while not audit.full:
+    audit = Audit(Trail([writer], chained=False), format="json", replica="gw-1", time=TimeText())
+    while not writer.full:
         audit.observe(observation())
     assert audit.dropped == 0
     for _ in range(10):
