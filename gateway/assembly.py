@@ -32,6 +32,7 @@ from gateway.admission.revocation import Revocations
 from gateway.admission.together import Together
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.failures import FailureLimits
+from gateway.auth.principal import Principal
 from gateway.client import ServiceTransport, service_client
 from gateway.deadlines import Deadlines
 from gateway.errors import ConfigError
@@ -49,11 +50,12 @@ from gateway.store.redis import Store
 from gateway.streams import OpenStreams
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
-from gateway.telemetry.services import ServiceFact, service_sources
+from gateway.telemetry.services import ServiceFact, service_sources, tunnel_sources
 from gateway.telemetry.telemetry import Telemetry
 from gateway.telemetry.tls import tls_sources
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
+from gateway.upstream.tunnel import Figures
 
 logger = logging.getLogger("gateway")
 
@@ -139,6 +141,7 @@ class Runtime:
             sources=[
                 endpoints_source(self._endpoint_counts),
                 *service_sources(self._service_fact),
+                *tunnel_sources(self._tunnel_figures),
                 *discovery_sources(self._conditions),
                 *published_sources(lambda: self.publisher.table),
                 *together_sources(self._together_figures),
@@ -150,7 +153,7 @@ class Runtime:
         self.admission = Admission(
             store, budget_seconds=settings.state.budget, observer=self.telemetry.metrics, reconciliation=self.together.reconciler
         )
-        self.streams = OpenStreams(self.together.mirror.revoked)
+        self.streams = OpenStreams(self.together.mirror.revoked, self._leeway)
         self.together.mirror.on_change(self.streams.look)
         self.ladder = Ladder(
             self.admission,
@@ -495,6 +498,16 @@ class Runtime:
             states = [endpoint.state for endpoint in self.directory.service(name).snapshot.endpoints]
             for state in get_args(State):
                 yield (name, state), float(states.count(state))
+
+    def _leeway(self, principal: Principal) -> float:
+        """Seconds that a token is accepted for after its `exp`."""
+        if principal.method != "jwt":
+            return 0.0
+        return next((issuer.leeway for issuer in self.settings.authentication.issuers if issuer.issuer == principal.issuer), 0.0)
+
+    def _tunnel_figures(self) -> Iterator[tuple[str, Figures]]:
+        for name in self.forwarders:
+            yield name, self._circuits[name].tunnels
 
     def _service_fact(self, fact: ServiceFact) -> Iterator[tuple[tuple[str, ...], float]]:
         """What a metric shows of every service."""

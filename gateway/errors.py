@@ -10,6 +10,7 @@ GatewayError
 ├── BodyTooLarge 413          body_too_large
 ├── UriTooLong 414            uri_too_long
 ├── RateLimited 429           rate_limited
+├── UpgradeRequired 426       bad_request
 ├── HeadersTooLarge 431       headers_too_large
 ├── Internal 500              internal
 ├── BadGateway 502            bad_gateway
@@ -126,6 +127,18 @@ class CertificateForbidden(Forbidden):
         self.headers = []
 
 
+class OriginRefused(GatewayError):
+    """A page of this origin may not open a WebSocket here; another token would not help."""
+
+    status = 403
+    title = "Forbidden"
+    default_code = "forbidden"
+    default_detail = "Pages of this origin may not open a connection here."
+
+    def __init__(self) -> None:
+        super().__init__(reason="origin")
+
+
 class NotFound(GatewayError):
     """No route has this host and path."""
 
@@ -180,6 +193,23 @@ class UriTooLong(GatewayError):
     default_code = "uri_too_long"
     default_detail = "The request target is too long."
     close = True
+
+
+class UpgradeRequired(GatewayError):
+    """The protocol that the client offers exists, but not in this version (RFC 9110 section 15.5.22, RFC 6455 section 4.4).
+
+    Args:
+        protocol: its name.
+        headers: fields that say which version there is.
+    """
+
+    status = 426
+    title = "Upgrade Required"
+    default_code = "bad_request"
+    default_detail = "This version of the protocol is not supported."
+
+    def __init__(self, protocol: bytes, headers: Headers) -> None:
+        super().__init__(reason="upgrade_version", headers=[(b"connection", b"upgrade"), (b"upgrade", protocol), *headers])
 
 
 class HeadersTooLarge(GatewayError):

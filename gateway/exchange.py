@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.route import ASGIApp
     from gateway.telemetry.observation import Observation
     from gateway.upstream.http1 import UpstreamConnection
+    from gateway.upstream.switch import Offering
 
 NO_PARAMS: Mapping[str, object] = {}
 
@@ -92,6 +93,11 @@ class Exchange(ABC):
     def __repr__(self) -> str:
         route = self.plan.route.name if self.plan is not None else "-"
         return f"<{type(self).__name__} {self.method} route={route}>"
+
+    @property
+    def offering(self) -> Offering | None:
+        """The exchange itself when it offers another protocol and its connection can become a tunnel."""
+        return None
 
     @property
     def version(self) -> bytes:

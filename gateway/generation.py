@@ -26,6 +26,7 @@ from gateway.server.tls import server_context
 from gateway.settings import Settings
 from gateway.streams import Streams
 from gateway.upstream.forward import Forwarder, RequestShape
+from gateway.upstream.switch import SwitchingForwarder
 from gateway.upstream.tls import client_context
 
 #: (service, the context for its `https` instances) -> its upstream side, with the instances as discovery knows them now.
@@ -106,7 +107,8 @@ class Draft:
         forwarders = {name: make_forwarder(service, self._contexts[name]) for name, service in services.items()}
         for _, plan in self._routes.entries:
             if plan.service:
-                plan.forwarder = forwarders[plan.service]
+                forwarder, websocket = forwarders[plan.service], plan.route.websocket
+                plan.forwarder = SwitchingForwarder(forwarder, websocket, plan.max_body_bytes) if websocket else forwarder
         return Generation(
             number=number,
             settings=self._settings,

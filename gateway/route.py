@@ -177,6 +177,26 @@ class Cors:
     max_age: int = 600
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocket:
+    """Which requests of a route may become tunnels, and what bounds them (RFC 6455, RFC 9110 section 7.8).
+
+    Args:
+        origins: exact web origins, or `*`, that a browser's page may have; empty for the request's own host only. A request without
+            Origin, which no browser sends, is not kept out by it.
+        protocols: names in Upgrade, lower case.
+        idle: longest silence in both directions, seconds.
+        lifetime: longest life of a tunnel, seconds; 0 for any.
+        max_bytes: what each direction may carry; 0 for any amount.
+    """
+
+    origins: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ("websocket",)
+    idle: float = 300.0
+    lifetime: float = 0.0
+    max_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Local:
     """A target inside this process: an ASGI application."""
@@ -208,6 +228,7 @@ class Route:
         timeouts: overrides of the service's, seconds; names of `Timeouts`.
         max_body_bytes: 0 for the server's.
         audit_path_params: path parameters that records may show in clear.
+        websocket: which upgrades become tunnels; None for none.
         line: where it was declared, for messages: `gateway.yaml:12` or a function's qualified name.
     """
 
@@ -236,4 +257,5 @@ class Route:
     request_headers: HeaderRules = HeaderRules()
     response_headers: HeaderRules = HeaderRules()
     audit_path_params: tuple[str, ...] = ()
+    websocket: WebSocket | None = None
     line: str = ""

@@ -273,6 +273,8 @@ def _route(route: Route) -> Iterator[_Caution]:
         yield path, "cost 0 uses up no limit", "a cost of at least 1"
     if route.cors is not None and "*" in route.cors.origins and route.authentication != "none":
         yield path, "scripts of every origin may call it with a token they hold", "exact origins"
+    if route.websocket is not None and "*" in route.websocket.origins and route.authentication != "none":
+        yield path, "pages of every origin may open a WebSocket with a token they hold", "websocket.origins: exact origins"
     for sentence in contradictions((*route.limits, *route.shadow_limits)):
         yield path, sentence, "SPEC L13: a longer window should allow more than a shorter one"
     for limit in route.limits:

@@ -44,6 +44,7 @@ _TLS = route.UpstreamTLS()
 _ISSUER = settings.Issuer(name="", issuer="", audience=())
 _INTROSPECTION = settings.Introspection(url="", client_id="")
 _CORS = route.Cors(origins=())
+_WEBSOCKET = route.WebSocket()
 
 GIBIBYTE = 1024**3
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512")
@@ -75,6 +76,14 @@ def _text_or_mapping(value: object) -> str:
 
 #: Marks a union of one text form and one mapping form: which of them is meant is plain from the value.
 EITHER = Discriminator(_text_or_mapping)
+
+
+def _value_or_mapping(value: object) -> str:
+    return "mapping" if isinstance(value, Mapping | BaseModel) else "value"
+
+
+#: The same for a single value that need not be text.
+VALUE_OR_MAPPING = Discriminator(_value_or_mapping)
 
 
 def _distinct_fields(value: object) -> object:
@@ -494,6 +503,24 @@ class CorsSection(Section):
     )
 
 
+class WebSocketSection(Section):
+    """Which upgrades become tunnels, and what bounds them."""
+
+    origins: list[Annotated[str, Text(syntax.origin)]] = Field(
+        default=[], description="Origins of pages that may open one, or *; the request's own host when empty."
+    )
+    protocols: list[Annotated[str, Text(syntax.upgrade_protocol)]] = Field(
+        default=list(_WEBSOCKET.protocols), description="Names in Upgrade, websocket and others.", min_length=1
+    )
+    idle: Annotated[float, Duration("100ms", "24h")] = Field(default=_WEBSOCKET.idle, description="Longest silence in both directions.")
+    lifetime: Annotated[float, Duration("1s", "30d", zero=True)] = Field(
+        default=_WEBSOCKET.lifetime, description="Longest life of a tunnel; 0 for no bound."
+    )
+    max_bytes: Annotated[int, Size(0, 1024 * GIBIBYTE)] = Field(
+        default=_WEBSOCKET.max_bytes, description="What each direction may carry; 0 for no bound."
+    )
+
+
 class HeaderRules(Section):
     """Fields to set and to remove."""
 
@@ -559,7 +586,9 @@ class RouteFields(Section):
     request_headers: HeaderRules = Field(default=HeaderRules(), description="Applied to what the service gets.")
     response_headers: HeaderRules = Field(default=HeaderRules(), description="Applied to what the client gets.")
     audit: RouteAudit = Field(default=RouteAudit(), description="What records may show.")
-    websocket: Annotated[Any, NotYet((False,))] = Field(default=False, description="Upgrades. Not available yet.")
+    websocket: Annotated[Annotated[bool, Flag(), Tag("value")] | Annotated[WebSocketSection, Tag("mapping")], VALUE_OR_MAPPING] = Field(
+        default=False, description="Upgrades that become tunnels: true for WebSocket with the defaults, or what is different."
+    )
 
 
 class RouteSection(RouteFields):

@@ -13,7 +13,7 @@ from gateway.config.limits import reference
 from gateway.config.problems import KeyPath, Report, Wrong, alternatives, shown, unknown
 from gateway.errors import ConfigError
 from gateway.rewrite import compile_rewrite
-from gateway.route import CertificateRule, Cors, HeaderRules, Limit, Local, Route
+from gateway.route import CertificateRule, Cors, HeaderRules, Limit, Local, Route, WebSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ def route(section: models.RouteFields, target: str | Local, names: Names, path: 
         request_headers=_rules(section.request_headers, (*path, "request_headers"), report),
         response_headers=_rules(section.response_headers, (*path, "response_headers"), report),
         audit_path_params=tuple(section.audit.path_params),
+        websocket=_websocket(section, target, (*path, "websocket"), report),
         line=line,
     )
     _check_rewrite(row, path, report)
@@ -186,6 +187,31 @@ def _cors(section: models.CorsSection | None, path: KeyPath, report: Report) -> 
         credentials=section.credentials,
         max_age=int(section.max_age),
     )
+
+
+def _websocket(section: models.RouteFields, target: str | Local, path: KeyPath, report: Report) -> WebSocket | None:
+    given = section.websocket
+    if isinstance(given, bool):
+        rules = WebSocket() if given else None
+    else:
+        _check_twice(given.origins, (*path, "origins"), report)
+        _check_twice(given.protocols, (*path, "protocols"), report)
+        if "*" in given.origins and len(given.origins) > 1:
+            report.add((*path, "origins"), "* beside other origins", "either * or exact origins")
+        rules = WebSocket(
+            origins=tuple(given.origins),
+            protocols=tuple(given.protocols),
+            idle=given.idle,
+            lifetime=given.lifetime,
+            max_bytes=given.max_bytes,
+        )
+    if rules is None:
+        return None
+    if isinstance(target, Local):
+        report.add(path, "websocket applies to services only", "leave it out for a handler", key=True)
+    if "websocket" in rules.protocols and section.methods and "GET" not in section.methods:
+        report.add(path, "a WebSocket begins with GET, which the route does not match", "GET among its methods")
+    return rules
 
 
 def _rules(section: models.HeaderRules, path: KeyPath, report: Report) -> HeaderRules:

@@ -154,6 +154,16 @@ def origin(text: str) -> str:
     return text
 
 
+def upgrade_protocol(text: str) -> str:
+    """A protocol's name in Upgrade, in lower case. Versions of HTTP are none that a tunnel may carry: requests in it would pass unseen."""
+    name = text.lower()
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+(/[!#$%&'*+.^_`|~0-9a-z-]+)?", name):
+        raise Wrong(f"{shown(text)} is not a protocol", "allowed: a name as it stands in Upgrade, such as websocket")
+    if name.partition("/")[0] in ("h2", "h2c", "h3", "http", "tls"):
+        raise Wrong(f"{shown(text)} would carry requests past every check", "allowed: websocket, or the name of another protocol")
+    return name
+
+
 def instance_url(text: str) -> InstanceAddress:
     """The URL of an instance: scheme, host and port, nothing else."""
     allowed = "http://HOST:PORT or https://HOST:PORT"

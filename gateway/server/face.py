@@ -7,9 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, NotFound
 from gateway.peer import Peer
 from gateway.server.asgi import AsgiExchange, Receive, Scope, Send, shown_certificate
+from gateway.server.sockets import SocketExchange
 
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
@@ -69,8 +70,7 @@ class AsgiFace:
         elif kind == "lifespan":
             await self._lifespan(receive, send)
         elif kind == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket route"})
+            await self._websocket(scope, receive, send)
         else:
             raise RuntimeError(f"ASGI scope type {kind!r} is not served")
 
@@ -83,6 +83,25 @@ class AsgiFace:
         exchange = AsgiExchange(scope, receive, send, peer)
         runtime.pipeline.open(exchange)
         exchange.prepare()
+        try:
+            await runtime.pipeline.handle(exchange)
+        finally:
+            exchange.close()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        runtime = self._runtime or await self.open()
+        client: Any = scope.get("client") or ("", 0)
+        server: Any = scope.get("server") or ("", 0)
+        scheme = "https" if scope.get("scheme") == "wss" else "http"
+        peer = Peer(client[0], client[1] or 0, scheme, server[1] or 0, runtime.front.proxies)
+        peer.certificate = shown_certificate(scope)
+        exchange = SocketExchange(scope, receive, send, peer, runtime.front.deadlines)
+        runtime.pipeline.open(exchange)
+        exchange.prepare()
+        plan = exchange.plan
+        if plan is not None and plan.route.websocket is None:
+            exchange.refusal = exchange.refusal or NotFound(reason="websocket")
         try:
             await runtime.pipeline.handle(exchange)
         finally:

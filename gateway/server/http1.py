@@ -70,6 +70,8 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         # Per-connection state
         self._broken = False
         self._last_request = False
+        #: The last request offers an upgrade, and what follows it may be wanted.
+        self._upgrading = False
         #: The last request that came alone, whole and without a body; see `_is_again`.
         self._again: RequestHead | None = None
         self._again_start = b""
@@ -118,6 +120,12 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self.body_complete()
         self.read_done()
 
+    def upgrade_offered(self, head: RequestHead) -> None:
+        """The request that was handed out last offers another protocol; it is the connection's last. Who does nothing ignores the offer."""
+
+    def early_received(self, data: bytes) -> None:
+        """Bytes behind the request that offers another protocol. They are no request, whatever becomes of the offer."""
+
     def refused(self, error: GatewayError) -> None:
         """What was read can't be trusted; nothing after it is read. Requests handed out before it stay valid, except an incomplete one."""
         raise NotImplementedError
@@ -130,7 +138,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._broken or self._last_request:
-            if self._raw_left and not self._broken:
+            if self._upgrading and not self._broken:
                 self._raw_body(data)
                 self.read_done()
             return
@@ -148,7 +156,8 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as exc:
             # A client may offer an upgrade and we may ignore it (RFC 9110 section 7.8), but what follows isn't known, so this is the last
             # request. The parser stops where its body begins.
-            self._last_request = True
+            self._last_request = self._upgrading = True
+            self.upgrade_offered(self._head)
             self._raw_body(data[exc.args[0] :])
         except httptools.HttpParserError as exc:
             self._broken = True
@@ -270,15 +279,17 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         return True
 
     def _raw_body(self, data: bytes) -> None:
-        """Take the body of a request whose offered upgrade we ignore; what is more than that is nobody's."""
-        if not self._raw_left:
-            return
-        body = data[: self._raw_left]
-        self._raw_left -= len(body)
-        if body:
-            self.body_received(body)
-        if not self._raw_left:
-            self.body_complete()
+        """Take the body of a request that offers an upgrade, and what is more than that apart: it is no request of HTTP."""
+        body_bytes = self._raw_left
+        if body_bytes:
+            body, data = data[:body_bytes], data[body_bytes:]
+            self._raw_left -= len(body)
+            if body:
+                self.body_received(body)
+            if not self._raw_left:
+                self.body_complete()
+        if data:
+            self.early_received(data)
 
     def _bound_unfinished(self) -> None:
         """Bound what has no end yet: a head, of which the parser keeps an unfinished field for as long as it grows, a trailer, and what a
@@ -310,6 +321,7 @@ class StrictHttp1Protocol(HttpToolsProtocol):
     def drop_rest(self) -> None:
         """Whatever comes from now on is nobody's, the rest of a body as well."""
         self._last_request = True
+        self._upgrading = False
         self._raw_left = 0
 
 

@@ -24,8 +24,10 @@ from gateway.exchange import Exchange
 from gateway.peer import Peer, TrustedProxies
 from gateway.server.cycle import ApplicationCycle
 from gateway.server.http1 import RequestHead, StrictHttp1Protocol
+from gateway.server.upgrade import UpgradeExchange
 from gateway.server.wire import WireExchange
 from gateway.settings import Maxima, ServerTimeouts
+from gateway.upstream.tunnel import Side
 
 #: After the last answer of a connection we go on reading for so long, unless the client closes first: a close with bytes unread would be a
 #: reset, which can take the answer with it (RFC 9112 section 9.6).
@@ -106,6 +108,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         #: The request that is being answered, and the one whose body is being received.
         self._active: WireExchange | ApplicationCycle | None = None
         self._newest: WireExchange | ApplicationCycle | None = None
+        #: The last request, when it offers another protocol.
+        self._offering: UpgradeExchange | None = None
         self._pauses: set[str] = set()
         self.writing_paused = False
         self._closing = False
@@ -194,6 +198,20 @@ class GatewayProtocol(StrictHttp1Protocol):
             self._newest.complete()
             self._newest = None
 
+    def upgrade_offered(self, head: RequestHead) -> None:
+        if not head.version_11 or not self._queue:
+            return  # HTTP/1.0 knows no upgrade (RFC 9110 section 7.8).
+        # It was queued in this very read, so nobody has seen it yet.
+        plain = self._queue.pop()
+        offering = self._offering = UpgradeExchange(self, head, body_done=plain.body_done)
+        self._queue.append(offering)
+        if self._newest is plain:
+            self._newest = offering
+
+    def early_received(self, data: bytes) -> None:
+        if self._offering is not None:
+            self._offering.early(data)
+
     def refused(self, error: GatewayError) -> None:
         self.stop_reading_requests()
         exchange = self._newest
@@ -280,6 +298,16 @@ class GatewayProtocol(StrictHttp1Protocol):
             "raw_path": path,
             "query_string": query,
         }
+
+    def hand_over(self) -> Side:
+        """This connection as a side of a tunnel, which has its bytes from now on; we hear of its end."""
+        for reason in tuple(self._pauses):
+            self.resume_reading(reason)
+        side = Side(self.transport, self.connection_lost)
+        side.write_paused, self.writing_paused = self.writing_paused, False
+        self.deadline = 0.0
+        self.transport.set_protocol(side)
+        return side
 
     # Writing
 

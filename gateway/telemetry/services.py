@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from gateway.telemetry.metrics import Labels, Source
 
@@ -21,3 +21,33 @@ _FACTS: Mapping[ServiceFact, tuple[str, str, Literal["counter", "gauge"]]] = {
 def service_sources(read: Callable[[ServiceFact], Iterable[tuple[Labels, float]]]) -> list[Source]:
     """The metrics, from a function that returns pairs of (service,) and the value of a fact."""
     return [Source(*metric, labels=("service",), read=partial(read, fact)) for fact, metric in _FACTS.items()]
+
+
+class TunnelFigures(Protocol):
+    """What the tunnels of one service count."""
+
+    open: int
+    opened: int
+    from_clients: int
+    to_clients: int
+
+
+def tunnel_sources(read: Callable[[], Iterable[tuple[str, TunnelFigures]]]) -> list[Source]:
+    """The metrics of tunnels, from a function that returns pairs of a service and its figures."""
+
+    def bytes_carried() -> Iterable[tuple[Labels, float]]:
+        for service, figures in read():
+            yield (service, "from_client"), figures.from_clients
+            yield (service, "to_client"), figures.to_clients
+
+    return [
+        Source("gateway_tunnels_open", "Open tunnels.", "gauge", ("service",), lambda: [((name,), each.open) for name, each in read()]),
+        Source(
+            "gateway_tunnels_opened_total",
+            "Requests that became tunnels.",
+            "counter",
+            ("service",),
+            lambda: [((name,), each.opened) for name, each in read()],
+        ),
+        Source("gateway_tunnel_bytes_total", "Bytes that ended tunnels carried.", "counter", ("service", "direction"), bytes_carried),
+    ]

@@ -8,6 +8,7 @@ from collections import deque
 import gateway.route as route
 from gateway.errors import Unavailable
 from gateway.upstream.http1 import UpstreamConnection
+from gateway.upstream.tunnel import Figures
 
 
 class Circuit:
@@ -27,6 +28,7 @@ class Circuit:
         "requests",
         "retries",
         "retries_denied",
+        "tunnels",
         "waiting",
     )
 
@@ -38,6 +40,8 @@ class Circuit:
         self.retries_denied = 0
         #: Requests that were refused.
         self.refused = 0
+        #: Those among the requests that became tunnels.
+        self.tunnels = Figures()
         #: One future for each request that waits for a connection.
         self.waiting: deque[asyncio.Future[None]] = deque()
         self._connecting = 0

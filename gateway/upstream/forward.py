@@ -40,6 +40,7 @@ from gateway.upstream.retry import (
     pause_seconds,
     retry_after_seconds,
 )
+from gateway.upstream.tunnel import Figures
 
 #: Statuses that may be no answer to the request: a gateway's errors, and the end of an idle connection.
 NO_ANSWERS = GATEWAY_ERRORS | {408}
@@ -110,6 +111,11 @@ class Forwarder:
         self._retries = Retries(service.retry, circuit)
         self._head = certified_head if service.forward_client_certificate else request_head
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def tunnels(self) -> Figures:
+        """What the service's tunnels count."""
+        return self._circuit.tunnels
 
     async def forward(self, exchange: Exchange, shape: RequestShape) -> None:
         """Have an instance answer the exchange.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import httptools
 
@@ -52,6 +52,19 @@ class Sink(Protocol):
 
     def relay_interim(self, status: int, headers: FieldList) -> None:
         """A 1xx response."""
+
+
+@runtime_checkable
+class Switching(Sink, Protocol):
+    """A sink that may have asked for another protocol."""
+
+    def relay_switch(self, connection: UpstreamConnection, rest: bytes) -> None:
+        """A 101 response has come: take the connection over, or raise BadGateway.
+
+        Args:
+            connection: `head` is that of the response.
+            rest: what came after it, which is the other protocol's.
+        """
 
 
 class ClientGone(Exception):
@@ -314,8 +327,8 @@ class UpstreamConnection(asyncio.Protocol):
             unread = self._unread
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse("upstream_upgrade_unsolicited")
+        except httptools.HttpParserUpgrade as exc:
+            self._switch(data[exc.args[0] :])
             return
         except httptools.HttpParserError as exc:
             self._parse_failed(exc)
@@ -440,13 +453,38 @@ class UpstreamConnection(asyncio.Protocol):
         if not 100 <= status < 200:
             raise BadGateway(reason="upstream_status")
         if status == 101:
-            raise BadGateway(reason="upstream_upgrade_unsolicited")
+            self._head_of_switch(fields)
+            return
         self._interim += 1
         if self._interim > MAX_INTERIM:
             raise BadGateway(reason="upstream_too_many_interim")
         self._head_bytes = 0
         if self._sink is not None:
             self._sink.relay_interim(status, fields)
+
+    def _head_of_switch(self, fields: FieldList) -> None:
+        """101 ends HTTP on this connection (RFC 9110 section 15.2.2), if it says for what, and has no body."""
+        if not self._parser.should_upgrade() or self._parser.get_http_version() != "1.1":
+            raise BadGateway(reason="upstream_upgrade_unsolicited")
+        self.head = response_head(fields, 101)
+        if self.head.length is not None or self.head.chunked:
+            raise BadGateway(reason="upstream_framing")
+
+    def _switch(self, rest: bytes) -> None:
+        """The parser has handed over: whoever asked for it takes the connection, which is never used for HTTP again."""
+        sink = self._sink
+        if self.head is None or not isinstance(sink, Switching):
+            self._refuse("upstream_upgrade_unsolicited")
+            return
+        try:
+            sink.relay_switch(self, rest)
+        except BadGateway as error:
+            self.abort(error)
+            return
+        self.keep_alive = False
+        self.deadline = 0.0
+        if self.response is not None and not self.response.done():
+            self.response.set_result(None)
 
     def _advance(self) -> None:
         """Tell whoever waits how far the response has come."""

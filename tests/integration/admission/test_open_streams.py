@@ -26,6 +26,7 @@ SECRET = "a secret that is long enough for HS256"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 PIECE = b"6\r\nevent\n\r\n"
 ENDED_SECONDS = 1.0
+LEEWAY_SECONDS = 5
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ async def events(scope: Any, receive: Any, send: Any) -> None:
 async def gateway(directory: Path, store: str, upstream: str, adapter: Adapter = "wire") -> AsyncIterator[RunningGateway]:
     """A gateway with a streaming service, a streaming application, and a public route to the service."""
     issuer = {"name": "i", "issuer": "https://i", "audience": ["a"], "algorithms": ["HS256"], "secret_file": secret_file(directory, SECRET)}
+    issuer["leeway"] = f"{LEEWAY_SECONDS}s"
     app = BackendAPIGateway(
         state={"url": store, "budget": "2s"},
         audit={"sink": [f"file:{directory / 'audit.jsonl'}"]},
@@ -75,17 +77,17 @@ async def gateway(directory: Path, store: str, upstream: str, adapter: Adapter =
         yield running
 
 
-def request(path: str, subject: str) -> bytes:
+def request(path: str, subject: str, *, expires: float = 0.0) -> bytes:
     now = int(time.time())
-    claims = {"iss": "https://i", "aud": "a", "sub": subject, "jti": f"jti-{subject}", "iat": now, "exp": now + 600}
+    claims = {"iss": "https://i", "aud": "a", "sub": subject, "jti": f"jti-{subject}", "iat": now, "exp": expires or now + 600}
     token = jwt.encode(claims, SECRET, algorithm="HS256")
     return b"GET %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n\r\n" % (path.encode(), token.encode())
 
 
-async def opened(running: RunningGateway, path: str, subject: str) -> Client:
+async def opened(running: RunningGateway, path: str, subject: str, *, expires: float = 0.0) -> Client:
     """A client that has had two pieces of its stream."""
     client = await running.connect()
-    await client.send(request(path, subject))
+    await client.send(request(path, subject, expires=expires))
     assert (await client.head()).status == 200
     assert [await client.chunk() for _ in range(2)] == [b"event\n"] * 2
     return client
@@ -134,6 +136,28 @@ def test_an_open_stream_of_a_revoked_token_ends(store: str, tmp_path: Path, adap
             assert (answer.status, answer.problem["code"]) == (401, "token_revoked")
             other.close()
             await until(lambda: len(two.runtime.streams) == 0, "the last one to be over")
+
+    run(main())
+
+
+@both
+@pytest.mark.parametrize("path", ["/s/x", "/local"], ids=["of a service", "of an application"])
+def test_a_token_that_expires_ends_its_streams(adapter: Adapter, path: str, store: str, tmp_path: Path) -> None:
+    """S-38: within a second of `exp` and the leeway, and not before; the record says why; others go on."""
+
+    async def main() -> None:
+        async with recording_upstream(stream_for_ever) as upstream, gateway(tmp_path, store, upstream.url, adapter) as running:
+            # Good for another 1.1 to 2.1 s: what counts is the end of the leeway.
+            bound = int(time.time()) + 2.1
+            expiring = await opened(running, path, f"dora-{adapter}-{path}", expires=bound - LEEWAY_SECONDS)
+            other = await opened(running, path, f"eric-{adapter}-{path}")
+            await ended(expiring)
+            assert bound <= time.time() < bound + ENDED_SECONDS
+            await goes_on(other)
+            record = await running.record(lambda record: record["reason"] == "token_expired")
+            assert record["response"]["status"] == 200
+            other.close()
+            await until(lambda: len(running.runtime.streams) == 0, "the registry to forget them")
 
     run(main())
 

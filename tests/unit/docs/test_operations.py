@@ -18,7 +18,7 @@ from gateway.server.controls import Controls
 from gateway.settings import AuditSettings, TelemetrySettings
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
-from gateway.telemetry.services import service_sources
+from gateway.telemetry.services import service_sources, tunnel_sources
 from gateway.telemetry.telemetry import Telemetry
 from gateway.telemetry.tls import tls_sources
 from tests.support.documents import DOCS, code_words, part, snippets
@@ -30,7 +30,12 @@ CALL = re.compile(r"(GET|POST|DELETE) (/\S*)")
 def rendered() -> set[str]:
     """Families of a live exposition."""
     sources = [endpoints_source(lambda: []), *discovery_sources(lambda: []), *published_sources(Table)]
-    sources += [*together_sources(lambda: (0.0, 0.0, 1.0)), *service_sources(lambda fact: []), *tls_sources(lambda: [], dict)]
+    sources += [
+        *together_sources(lambda: (0.0, 0.0, 1.0)),
+        *service_sources(lambda fact: []),
+        *tunnel_sources(lambda: []),
+        *tls_sources(lambda: [], dict),
+    ]
     telemetry = Telemetry(TelemetrySettings(), AuditSettings(sink=()), version="1", replica="r", sources=sources)
     asyncio.run(telemetry.close(1.0))
     return set(re.findall(r"^# TYPE (\S+)", telemetry.render().decode(), re.MULTILINE))

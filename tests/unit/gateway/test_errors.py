@@ -21,6 +21,7 @@ CODES = {
     408: {"request_timeout"},
     413: {"body_too_large"},
     414: {"uri_too_long"},
+    426: {"bad_request"},
     429: {"rate_limited"},
     431: {"headers_too_large"},
     500: {"internal"},

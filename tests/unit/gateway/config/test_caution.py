@@ -89,6 +89,10 @@ def test_limits_of_a_principal_or_an_address_are_one_call_on_every_number_of_sha
             route(", methods: [GET], cors: {origins: ['*']}"),
             "f:3:1 route r: scripts of every origin may call it with a token they hold; exact origins",
         ),
+        (
+            route(", methods: [GET], websocket: {origins: ['*']}"),
+            "f:3:1 route r: pages of every origin may open a WebSocket with a token they hold; websocket.origins: exact origins",
+        ),
         (route(", cost: 0, limits: [5/second]"), "f:3:1 route r: cost 0 uses up no limit; a cost of at least 1"),
         (
             route(", cost: 9, limits: [5/second]"),

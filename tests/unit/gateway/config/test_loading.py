@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from discovery.instance import Balance, ConsulAgent, ConsulQuery, Instance
 from gateway.config import ConfigProblems, build_limit, build_route, build_service, load, load_text, settings_from_mapping
-from gateway.route import Cors, HeaderRules, Limit, Local, Route, Service, Timeouts, UpstreamTLS
+from gateway.route import Cors, HeaderRules, Limit, Local, Route, Service, Timeouts, UpstreamTLS, WebSocket
 from gateway.settings import (
     FAILURES,
     AccessLogSettings,
@@ -106,7 +106,7 @@ routes:
     request_headers: {set: {X-Source: gateway}, remove: [X-Debug]}
     response_headers: {remove: [Server]}
     audit: {path_params: [id]}
-    websocket: false
+    websocket: {origins: ["https://app.example.gov"], protocols: [WebSocket, lines/1], idle: 30s, lifetime: 8h, max_bytes: 1GiB}
   - {path: "/claims/{rest:path}", service: claims, strip_prefix: /claims, add_prefix: /v2, limits: [10/second]}
 telemetry:
   traces: {endpoint: "http://otel-collector:4318", sample_ratio: 10%, always: [errors, denials, slow: 1s], trust: continue}
@@ -199,6 +199,9 @@ EXPECTED = Settings(
             when_unavailable="closed",
             timeouts={"total": 10.0},
             max_body_bytes=1_048_576,
+            websocket=WebSocket(
+                origins=("https://app.example.gov",), protocols=("websocket", "lines/1"), idle=30.0, lifetime=28_800.0, max_bytes=1 << 30
+            ),
             cors=Cors(
                 origins=("https://app.example.gov",), headers=("authorization",), expose=("x-request-id",), credentials=True, max_age=300
             ),
@@ -424,6 +427,7 @@ def test_a_decorated_handler_becomes_a_route() -> None:
     ("values", "message"),
     [
         ({"path": "/a", "limits": ["dayly"]}, 'app.py:7 limits[0]: unknown limit "dayly"; defined limits: none'),
+        ({"path": "/a", "websocket": True}, "app.py:7 websocket: websocket applies to services only; leave it out for a handler"),
         ({"path": "/a", "rewrite": "/b"}, "app.py:7 rewrite: rewrite applies to services only; leave it out for a handler"),
         ({"path": "/a", "service": "p"}, 'app.py:7 service: unknown key "service"'),
         ({"path": "a"}, "app.py:7 path: path 'a' must start with a slash"),
