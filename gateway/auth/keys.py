@@ -7,7 +7,6 @@ it, and cached tokens that it vouched for are forgotten.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from discovery.ending import end
 from gateway.auth.fetch import MAX_DOCUMENT_BYTES, FetchError, fetch
 from gateway.auth.jwk import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, DroppedKey, KeySet, WeakKey, read_key_set, secret_key
 from gateway.auth.strict_json import loads_object
@@ -131,7 +131,8 @@ class FileKeys:
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        await _end(self._task)
+        if self._task is not None:
+            await end((self._task,))
 
     def _load_first(self) -> KeySet:
         try:
@@ -199,8 +200,7 @@ class RemoteKeys:
         self._task = asyncio.create_task(self._refresh())
 
     async def close(self) -> None:
-        await _end(self._task)
-        await _end(self._fetching)
+        await end(task for task in (self._task, self._fetching) if task is not None)
 
     async def refetch(self, key_id: str | None) -> None:
         under_way = self._fetching
@@ -448,10 +448,3 @@ def _read_bounded(path: Path) -> bytes:
     if len(document) > MAX_DOCUMENT_BYTES:
         raise ValueError(f"more than {MAX_DOCUMENT_BYTES} bytes")
     return document
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from discovery.ending import end
+
 Answer = TypeVar("Answer")
 
 
@@ -28,10 +30,7 @@ class SharedCalls(Generic[Answer]):
 
     async def close(self) -> None:
         """Cancel what is in flight."""
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks.values())
 
     def _ended(self, key: bytes, task: asyncio.Task[Answer]) -> None:
         del self._tasks[key]
