@@ -190,7 +190,7 @@ class Runtime:
         """Open what has to be open before the first request. What is away is waited for in the background, see `ready`.
 
         Raises:
-            ConfigError: a route, a file or a sink can't be used.
+            ConfigError: a route, a file or a sink can't be used, or other replicas spread their keys differently.
         """
         await self.authenticator.start()
         unanswered = await self.directory.start()
@@ -483,15 +483,16 @@ class Runtime:
             "version": gateway_version(),
             "started_at": round(self.started_at, 3),
             "generation": self.generation,
+            "shards": self.store.shards,
             "ready": self._was_ready,
             "draining": self.draining,
             # Self-tests that are under way: that they are seen here proves that the store is shared.
             "sees": [name for name in self.together.heartbeat.live if name.startswith(SELF_TEST)],
         }
 
-    def _together_figures(self) -> tuple[float, float, float]:
-        mirror = self.together.mirror
-        return mirror.age_seconds, float(len(mirror)), float(len(self.together.heartbeat.live))
+    def _together_figures(self) -> tuple[float, float, float, float]:
+        mirror, heartbeat = self.together.mirror, self.together.heartbeat
+        return mirror.age_seconds, float(len(mirror)), float(len(heartbeat.live)), float(len(heartbeat.disagreeing))
 
     def _endpoint_counts(self) -> Iterator[tuple[tuple[str, ...], float]]:
         for name in self.forwarders:

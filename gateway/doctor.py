@@ -123,8 +123,8 @@ async def _peers(store: Store) -> Finding:
     """A name that nobody else has, told as a replica would: another replica has to see it."""
     nonce = f"{SELF_TEST}{secrets.token_hex(8)}"
     heartbeat = Heartbeat(store, nonce, dict)
-    await heartbeat.start()
     try:
+        await heartbeat.start()
         async with asyncio.timeout(PEER_SECONDS):
             while True:
                 peers = [replica for replica in await heartbeat.describe() if not str(replica["name"]).startswith(SELF_TEST)]
@@ -133,6 +133,8 @@ async def _peers(store: Store) -> Finding:
                 if seen := [str(peer["name"]) for peer in peers if nonce in _texts(peer.get("sees"))]:
                     return Finding("peers", "good", f"{seen[0]} read what was written here; {len(peers)} replicas use the store")
                 await asyncio.sleep(0.1)
+    except ConfigError as error:
+        return Finding("peers", "problem", str(error))
     except StoreError as error:
         return Finding("peers", "warning", f"it can't be told who else uses the store: {error}")
     except TimeoutError:

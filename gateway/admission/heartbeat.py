@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections import deque
@@ -14,8 +15,11 @@ from typing import Any, Protocol
 import orjson
 
 from discovery.ending import end
+from gateway.errors import ConfigError
 from gateway.store.error import StoreError
 from gateway.store.script import Script
+
+logger = logging.getLogger(__name__)
 
 _SCRIPT = Script.read(Path(__file__).parent / "lua" / "heartbeat.lua")
 INTERVAL_SECONDS = 1.0
@@ -30,6 +34,9 @@ _FORGET_COMPARISON = 1.04
 
 class HeartbeatStore(Protocol):
     """What heartbeats need of the store."""
+
+    @property
+    def shards(self) -> int: ...
 
     def tag(self, shard: int) -> bytes: ...
 
@@ -56,13 +63,16 @@ class Heartbeat:
         self._about = about
         self._interval_seconds = interval_seconds
         tag = store.tag(0)
-        self._keys = [b"gw:%b:replicas" % tag, b"gw:%b:replicas-about" % tag]
+        # The tag of the first shard is the same whatever their number, so all replicas meet there.
+        self._keys = [b"gw:%b:%b" % (tag, what) for what in (b"replicas", b"replicas-about", b"replicas-shards")]
         self._seen: deque[frozenset[str]] = deque(maxlen=_BEATS_REMEMBERED)
         self._offset_seconds: float | None = None
         self._compared_within_seconds = float("inf")
         self._beating: asyncio.Task[None] | None = None
         #: Names of the replicas that count now, in order; only ever replaced as a whole.
         self.live: tuple[str, ...] = (name,)
+        #: Replicas that spread keys over another number of shards than this one, with that number; replaced as a whole.
+        self.disagreeing: Mapping[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Heartbeat {self._name} of {len(self.live)}>"
@@ -77,11 +87,17 @@ class Heartbeat:
         return None if self._offset_seconds is None else time.time() + self._offset_seconds
 
     async def start(self) -> None:
-        """Beats once, and from then on by itself."""
+        """Looks who lives, beats once, and from then on by itself.
+
+        Raises:
+            ConfigError: replicas that live spread keys over another number of shards. None of them has heard of this one then.
+        """
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(self._interval_seconds):
-                await self._beat()
-                # Again: the first one had to open a connection, which says little about the server's clock.
+                # Not a beat, also because it opens a connection: that would say little about the server's clock.
+                _, _, shards = await self._say(b"")
+                if others := self._with_other_shards(shards):
+                    raise ConfigError(f"state.shards: {self._disagreement(others)}; stop them first, or set the same number here")
                 await self._beat()
         self._beating = asyncio.get_running_loop().create_task(self._go_on())
 
@@ -98,7 +114,7 @@ class Heartbeat:
         """Every live replica: its name, how long ago it was heard, and what it said about itself. Raises StoreError."""
         reply = await self._say(self._said())
         about: dict[bytes, bytes] = dict(zip(*[iter(await self._hash())] * 2, strict=True))
-        now_us, beats = reply[0], dict(zip(reply[1::2], reply[2::2], strict=True))
+        now_us, beats = reply[0], dict(zip(*[iter(reply[1])] * 2, strict=True))
         return [
             {
                 "name": name.decode(),
@@ -120,11 +136,26 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         asked = time.time()
-        reply = await self._say(self._said())
+        now_us, beats, shards = await self._say(self._said())
         answered = time.time()
-        self._compare_clocks(reply[0] / 1e6, asked, answered)
-        self._seen.append(frozenset(name.decode() for name in reply[1::2]) | {self._name})
+        self._compare_clocks(now_us / 1e6, asked, answered)
+        self._seen.append(frozenset(name.decode() for name in beats[::2]) | {self._name})
         self.live = tuple(sorted(frozenset().union(*self._seen)))
+        others = self._with_other_shards(shards)
+        if others.keys() - self.disagreeing.keys():
+            logger.error("state.shards: %s", self._disagreement(others))
+        self.disagreeing = others
+
+    def _with_other_shards(self, shards: Sequence[bytes]) -> dict[str, int]:
+        said = zip(*[iter(shards)] * 2, strict=True)
+        return {name.decode(): int(number) for name, number in said if int(number) != self._store.shards}
+
+    def _disagreement(self, others: Mapping[str, int]) -> str:
+        told = ", ".join(f"{name} over {number}" for name, number in sorted(others.items()))
+        return (
+            f"this replica spreads keys over {self._store.shards} shards, others that live do not ({told}): they count limits apart, and a "
+            "token that was revoked at the one is good at the other"
+        )
 
     def _compare_clocks(self, theirs: float, asked: float, answered: float) -> None:
         """The quicker the answer, the nearer the server read its clock to the middle of the wait. An old comparison gives way in time."""
@@ -139,5 +170,6 @@ class Heartbeat:
         return orjson.dumps(self._about())
 
     async def _say(self, about: bytes) -> list[Any]:
-        reply: list[Any] = await self._store.run(_SCRIPT, self._keys, [self._name.encode(), about, int(LIFE_SECONDS * 1e6)])
+        arguments: list[bytes | int] = [self._name.encode(), about, int(LIFE_SECONDS * 1e6), self._store.shards]
+        reply: list[Any] = await self._store.run(_SCRIPT, self._keys, arguments)
         return reply

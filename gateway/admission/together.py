@@ -54,7 +54,11 @@ class Together:
         return self.mirror.loaded
 
     async def start(self) -> None:
-        """Beats, and reads what is revoked. When the store is away this returns all the same, and goes on by itself."""
+        """Beats, and reads what is revoked. When the store is away this returns all the same, and goes on by itself.
+
+        Raises:
+            ConfigError: other replicas keep what is shared elsewhere, see `Heartbeat.start`.
+        """
         await self.heartbeat.start()
         await self.journal.start()
 

@@ -76,8 +76,9 @@ def endpoints_source(read: Callable[[], Iterable[tuple[Labels, float]]]) -> Sour
     return Source("gateway_endpoints", "Endpoints known to discovery, by their state.", "gauge", ("service", "state"), read)
 
 
-def together_sources(read: Callable[[], tuple[float, float, float]]) -> list[Source]:
-    """Gauges about the replicas, from a function that returns the age of the mirror in seconds, its entries, and how many replicas live."""
+def together_sources(read: Callable[[], tuple[float, float, float, float]]) -> list[Source]:
+    """Gauges about the replicas, from a function that returns the age of the mirror in seconds, its entries, how many replicas live, and
+    how many of them disagree with this one about shards."""
 
     def gauge(name: str, documentation: str, place: int) -> Source:
         return Source(name, documentation, "gauge", (), lambda: [((), read()[place])])
@@ -86,6 +87,7 @@ def together_sources(read: Callable[[], tuple[float, float, float]]) -> list[Sou
         gauge("gateway_revocation_mirror_age_seconds", "Since the mirror of revocations was last known to be complete.", 0),
         gauge("gateway_revocation_mirror_entries", "Revocations in the mirror, marks of removed ones included.", 1),
         gauge("gateway_replicas", "Replicas that live, as last known.", 2),
+        gauge("gateway_replicas_disagreeing", "Replicas that live and spread keys over another number of shards than this one.", 3),
     ]
 
 

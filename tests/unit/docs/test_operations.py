@@ -31,7 +31,7 @@ def rendered() -> set[str]:
     """Families of a live exposition."""
     sources = [endpoints_source(lambda: []), *discovery_sources(lambda: []), *published_sources(Table)]
     sources += [
-        *together_sources(lambda: (0.0, 0.0, 1.0)),
+        *together_sources(lambda: (0.0, 0.0, 1.0, 0.0)),
         *service_sources(lambda fact: []),
         *tunnel_sources(lambda: []),
         *tls_sources(lambda: [], dict),
