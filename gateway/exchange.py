@@ -7,20 +7,22 @@ An adapter (the wire or ASGI) makes an `Exchange`, the pipeline fills it step by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateway.errors import GatewayError
 from gateway.headers import FieldList, RequestFields
 
 if TYPE_CHECKING:
+    from discovery.endpoint import Endpoint
     from gateway.auth.principal import Principal
     from gateway.certificates import ClientCertificate
     from gateway.peer import Peer
     from gateway.plan import RoutePlan
     from gateway.route import ASGIApp
     from gateway.telemetry.observation import Observation
+    from gateway.upstream.forward import Sent
     from gateway.upstream.http1 import UpstreamConnection
     from gateway.upstream.switch import Offering
 
@@ -35,6 +37,7 @@ class Exchange(ABC):
     `body_length` (bytes, None when chunked), `client_ip`, `observation`, `limit_lines` (wire lines of the RateLimit fields),
     `cors_lines`, `id_line` (that of X-Request-Id, for both sides), `block` (wire lines that go upstream whatever the route), and `refusal`,
     the error that was found before the first step.
+    The forwarder sets `endpoint` (its first choice), `upstream` (the connection), and `sent` while nobody waits for what it has sent.
     """
 
     __slots__ = (
@@ -42,6 +45,7 @@ class Exchange(ABC):
         "body_length",
         "client_ip",
         "cors_lines",
+        "endpoint",
         "fields",
         "headers",
         "host",
@@ -56,11 +60,14 @@ class Exchange(ABC):
         "principal",
         "query",
         "refusal",
+        "sent",
         "target",
         "upstream",
         "version_11",
     )
 
+    #: Whether the adapter waits until the pipeline has handled it. If not, what needs waiting later is given to `go_on`.
+    awaited: ClassVar[bool] = True
     observation: Observation
     plan: RoutePlan | None
     fields: RequestFields
@@ -85,6 +92,8 @@ class Exchange(ABC):
         self.cors_lines = b""
         self.refusal: GatewayError | None = None
         self.upstream: UpstreamConnection | None = None
+        self.endpoint: Endpoint | None = None
+        self.sent: Sent | None = None
 
     def last_answer(self) -> None:  # noqa: B027 - most have no connection of their own
         """Have the connection end after the answer to this request, or to the last one that came with it. Another server's connection is
@@ -167,6 +176,10 @@ class Exchange(ABC):
     @abstractmethod
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
         """Let an application of this process answer."""
+
+    def go_on(self, rest: Coroutine[Any, Any, None]) -> None:
+        """Have a task do the rest of an exchange that nobody awaited."""
+        raise NotImplementedError
 
     def end(self, error: GatewayError) -> None:
         """End an exchange that lasts; whoever runs it gets the error."""

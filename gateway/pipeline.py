@@ -35,7 +35,7 @@ from gateway.plan import RoutePlan
 from gateway.router import EVERY_METHOD, HeaderLookup, Match, hostname
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.trace_context import Trace
-from gateway.upstream.http1 import ClientGone
+from gateway.upstream.http1 import ClientGone, UpstreamConnection
 
 logger = logging.getLogger("gateway.pipeline")
 
@@ -193,29 +193,71 @@ class Pipeline:
         except GatewayError as error:
             exchange.refusal = exchange.refusal or error
 
+    def begin(self, exchange: Exchange) -> bool:
+        """Send an opened exchange to its upstream at once, when nobody has to be asked about it and nothing has to be awaited for it. False
+        when that can't be: then nothing was done, and `handle` does it all."""
+        plan = exchange.plan
+        if plan is None or not plan.open or exchange.refusal is not None:
+            return False
+        if self.in_flight >= self._max_in_flight or not self._observer.accepting:
+            return False
+        length = exchange.body_length
+        if length is not None and length > plan.max_body_bytes:
+            return False
+        forwarder = plan.forwarder
+        if forwarder is None:
+            return False
+        assert plan.shape is not None
+        if not forwarder.dispatch(exchange, plan.shape, self):
+            return False
+        self.in_flight += 1
+        return True
+
+    def answered(self, exchange: Exchange, connection: UpstreamConnection) -> None:
+        """The whole response to an exchange that `begin` has sent is there: pass it on, and be done."""
+        self.in_flight -= 1
+        observation = exchange.observation
+        try:
+            exchange.relay(connection)
+        except Exception as exc:
+            logger.exception("request %s failed", observation.request_id)
+            exchange.refusal = Internal(reason=f"exception_{type(exc).__name__}")
+            exchange.go_on(self.handle(exchange))
+            return
+        observation.ended_ns = time.time_ns()
+        self._observer.observe(observation)
+
     async def handle(self, exchange: Exchange) -> None:
-        """Take an opened exchange through all its steps. Raises only CancelledError, when the client left."""
+        """Take an opened exchange through all its steps, or those that are left when `begin` has sent it. Raises only CancelledError, when
+        the client left."""
         observation = exchange.observation
         verdict: Verdict | None = None
-        serving = False
-        self.in_flight += 1
+        serving = handed_on = False
+        sent = exchange.sent is not None
+        if not sent:
+            self.in_flight += 1
         try:
-            if exchange.refusal is not None:
-                raise exchange.refusal
             plan = exchange.plan
+            if not sent:
+                if exchange.refusal is not None:
+                    raise exchange.refusal
+                assert plan is not None
+                self._check_room(exchange, plan)
+                if plan.certified is not None:
+                    plan.certified(exchange.peer.certificate)
+                if plan.authenticate and not self._is_known(exchange):
+                    await self._authenticate(exchange, plan)
+                plan.authorize(exchange.principal)
+                if plan.admission.needs(exchange.principal):
+                    verdict = await plan.gate(exchange.principal, exchange)
+                    self._apply(verdict, exchange, observation)
             assert plan is not None
-            self._check_room(exchange, plan)
-            if plan.certified is not None:
-                plan.certified(exchange.peer.certificate)
-            if plan.authenticate and not self._is_known(exchange):
-                await self._authenticate(exchange, plan)
-            plan.authorize(exchange.principal)
-            if plan.admission.needs(exchange.principal):
-                verdict = await plan.gate(exchange.principal, exchange)
-                self._apply(verdict, exchange, observation)
             if plan.forwarder is not None:
                 assert plan.shape is not None
-                await plan.forwarder.forward(exchange, plan.shape)
+                if not (sent or exchange.awaited) and (verdict is None or not verdict.leases) and exchange.refusal is None:
+                    handed_on = plan.forwarder.dispatch(exchange, plan.shape, self)
+                if not handed_on:
+                    await plan.forwarder.forward(exchange, plan.shape)
             else:
                 assert plan.local is not None
                 serving = True
@@ -231,11 +273,13 @@ class Pipeline:
             _left(observation)
             raise
         finally:
-            self.in_flight -= 1
-            if verdict is not None:
-                self._admission.release(verdict)
-            observation.ended_ns = time.time_ns()
-            self._observer.observe(observation)
+            # What was handed on ends in `answered`.
+            if not handed_on:
+                self.in_flight -= 1
+                if verdict is not None:
+                    self._admission.release(verdict)
+                observation.ended_ns = time.time_ns()
+                self._observer.observe(observation)
 
     # Opening
 

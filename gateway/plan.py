@@ -17,12 +17,15 @@ from gateway.headers import RESPONSE_DROPPED, field_lines
 from gateway.rewrite import compile_rewrite
 from gateway.route import Local, Route, Service, Timeouts
 from gateway.streams import NO_STREAMS, Streams
-from gateway.upstream.forward import RequestShape
+from gateway.upstream.forward import Owner, RequestShape
 from gateway.upstream.retry import per_try
 
 
 class Forward(Protocol):
     """The upstream side of a service."""
+
+    def dispatch(self, exchange: Exchange, shape: RequestShape, owner: Owner) -> bool:
+        """Have an instance answer the exchange, without anybody waiting for it. False when that can't be."""
 
     async def forward(self, exchange: Exchange, shape: RequestShape) -> None:
         """Have an instance answer the exchange."""
@@ -53,6 +56,7 @@ class RoutePlan:
         "gate",
         "local",
         "max_body_bytes",
+        "open",
         "required",
         "response_dropped",
         "response_lines",
@@ -78,6 +82,8 @@ class RoutePlan:
         self.route = route
         self.certified = certified
         self.authenticate = route.authentication != "none"
+        #: Whether nobody has to be asked about a request.
+        self.open = not self.authenticate and certified is None and not admission.needs(None)
         self.required = route.authentication == "required"
         self.authorize = authorize
         self.admission = admission

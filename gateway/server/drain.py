@@ -28,6 +28,9 @@ class Handler(Protocol):
     def open(self, exchange: Exchange) -> None:
         """Read the head and find the route."""
 
+    def begin(self, exchange: Exchange) -> bool:
+        """Do the rest, if nothing on the way has to be awaited; False when nothing was done."""
+
     async def handle(self, exchange: Exchange) -> None:
         """Do the rest."""
 
@@ -72,6 +75,7 @@ class LastAnswers:
     def __init__(self, handler: Handler, clock: Callable[[], float]) -> None:
         self._open = handler.open
         self._clock = clock
+        self.begin = handler.begin
         self.handle = handler.handle
         #: Of the newest request, in the clock's seconds.
         self.came_at = clock()
@@ -147,10 +151,9 @@ class Drain:
 
     async def _cut_off(self) -> None:
         """End what is still under way, while it can be told and recorded."""
-        if tasks := list(self._server.tasks):
-            logger.warning("%d requests are cut off: they were not over in time", len(tasks))
         for connection in list(self._server.connections):
             connection.give_up(Unavailable("draining", reason="draining"))
-        if tasks:
+        if tasks := list(self._server.tasks):
+            logger.warning("%d requests are cut off: they were not over in time", len(tasks))
             await asyncio.wait(tasks, timeout=CUT_OFF_SECONDS)
         self._server.force()

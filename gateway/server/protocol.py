@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
@@ -27,6 +28,7 @@ from gateway.server.http1 import RequestHead, StrictHttp1Protocol
 from gateway.server.upgrade import UpgradeExchange
 from gateway.server.wire import WireExchange
 from gateway.settings import Maxima, ServerTimeouts
+from gateway.turn import Turn
 from gateway.upstream.tunnel import Side
 
 #: After the last answer of a connection we go on reading for so long, unless the client closes first: a close with bytes unread would be a
@@ -43,6 +45,9 @@ class Handler(Protocol):
     def open(self, exchange: Exchange) -> None:
         """Read the head and find the route."""
 
+    def begin(self, exchange: Exchange) -> bool:
+        """Do the rest, if nothing on the way has to be awaited; False when nothing was done."""
+
     async def handle(self, exchange: Exchange) -> None:
         """Do the rest."""
 
@@ -58,7 +63,7 @@ class Front:
         context: for handshakes, where the port speaks TLS.
     """
 
-    __slots__ = ("context", "deadlines", "handler", "maxima", "proxies", "timeouts")
+    __slots__ = ("context", "deadlines", "handler", "maxima", "proxies", "requests", "timeouts")
 
     def __init__(
         self,
@@ -75,6 +80,8 @@ class Front:
         self.proxies = proxies
         self.deadlines = deadlines
         self.context = context
+        #: Requests whose turn has come.
+        self.requests: Turn[WireExchange] = Turn(WireExchange.start)
 
     def change(
         self,
@@ -149,6 +156,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._queue.clear()
         active = self._active
         if active is not None:
+            self._active = None
             self.tasks.discard(active.task)
             active.gone()
         self.flow.resume_writing()
@@ -259,6 +267,13 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._begin(self._queue.popleft())
 
     def _begin(self, exchange: WireExchange) -> None:
+        self._active = exchange
+        self.front.requests.add(exchange)
+
+    def start(self, exchange: WireExchange) -> None:
+        """Take a request to the pipeline, unless the client has left meanwhile."""
+        if self._active is not exchange:
+            return
         handler = self.front.handler
         handler.open(exchange)
         plan = exchange.plan
@@ -268,10 +283,16 @@ class GatewayProtocol(StrictHttp1Protocol):
             elif plan.local is not None and exchange.refusal is None:
                 self._start_cycle(exchange)
                 return
-        self._active = exchange
+        if not handler.begin(exchange):
+            self.run(exchange, handler.handle(exchange))
+
+    def run(self, exchange: WireExchange, steps: Coroutine[Any, Any, None]) -> None:
+        """Start the task of an exchange."""
+        self.tasks.discard(exchange.task)
         # A name spares the making of one.
-        task = exchange.task = asyncio.Task(handler.handle(exchange), loop=self.loop, name="request")
-        self.tasks.add(task)
+        task = exchange.task = asyncio.Task(steps, loop=self.loop, name="request")
+        if not self._closing:
+            self.tasks.add(task)
 
     def _start_cycle(self, exchange: WireExchange) -> None:
         cycle = ApplicationCycle(self, exchange)
@@ -318,7 +339,8 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def exchange_done(self, exchange: WireExchange | ApplicationCycle, *, keep_alive: bool) -> None:
         """An answer was written whole."""
-        self.tasks.discard(exchange.task)
+        if exchange.task is not None:
+            self.tasks.discard(exchange.task)
         self._active = None
         if self._closing:
             return

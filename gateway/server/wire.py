@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asyncio import Task
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -39,6 +39,8 @@ class WireExchange(Exchange):
         "_upload",
         "task",
     )
+
+    awaited = False
 
     def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes, *, body_done: bool = False) -> None:
         Exchange.__init__(self, head.method.decode("ascii"), target, head.headers, head.version_11, protocol.peer)
@@ -117,6 +119,13 @@ class WireExchange(Exchange):
             self.upstream.abort(ClientGone())
         elif self.task is not None:
             self.task.cancel()
+
+    def start(self) -> None:
+        """Its turn has come."""
+        self._protocol.start(self)
+
+    def go_on(self, rest: Coroutine[Any, Any, None]) -> None:
+        self._protocol.run(self, rest)
 
     def end_keep_alive(self) -> None:
         """Answer this request and then close."""

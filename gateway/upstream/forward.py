@@ -25,6 +25,7 @@ from gateway.rewrite import Rewrite, keep
 from gateway.route import RetryOn, Service, Timeouts
 from gateway.telemetry.observation import Try
 from gateway.telemetry.trace_context import new_span_id
+from gateway.turn import Turn
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.http1 import ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
@@ -57,6 +58,21 @@ class Picker(Protocol):
 
     def failed(self, endpoint: Endpoint) -> None:
         """The endpoint could not be reached, reset, took too long, or answered 502, 503 or 504."""
+
+
+class Owner(Protocol):
+    """Who has an exchange sent that nobody awaits."""
+
+    def answered(self, exchange: Exchange, connection: UpstreamConnection) -> None:
+        """The whole response is there, and has only to be relayed. The connection may have another exchange after this call."""
+
+    async def handle(self, exchange: Exchange) -> None:
+        """It is not so simple: do the rest."""
+
+
+#: An exchange that was sent without anybody waiting: whose it is, when it has to be over and when it was sent (`loop.time()`), as which
+#: try, and where its connection goes.
+Sent = tuple[Owner, float, float, Try, Pool]
 
 
 class RequestShape:
@@ -111,6 +127,74 @@ class Forwarder:
         self._retries = Retries(service.retry, circuit)
         self._head = certified_head if service.forward_client_certificate else request_head
         self._loop = asyncio.get_running_loop()
+        self._answers: Turn[UpstreamConnection] = Turn(self._told)
+
+    def dispatch(self, exchange: Exchange, shape: RequestShape, owner: Owner) -> bool:
+        """Send the exchange at once, when an idle connection is there for it; `forward` does the same for whoever can wait.
+
+        The owner is told of a whole response by a call, without a task that awaits it. For anything else (a response that comes in pieces,
+        a failure, another try) a task is started in which the owner calls `forward`, which goes on from there.
+
+        Returns:
+            whether it was sent. If not, `forward` has all to do.
+        """
+        circuit = self._circuit
+        if circuit.requests >= circuit.most_requests or circuit.waiting:
+            return False
+        endpoint = exchange.endpoint
+        if endpoint is None:
+            endpoint = self._picker.pick(shape.balance_key(exchange) if shape.balance_key is not None else None, ())
+            if endpoint is None:
+                return False
+        # The choice counts, whoever sends.
+        exchange.endpoint = endpoint
+        pool = self._pool(endpoint)
+        connection = pool.take()
+        if connection is None:
+            return False
+        now = self._loop.time()
+        total = shape.timeouts.total
+        deadline = now + total if total else 0.0
+        head = self._head(exchange, shape)
+        circuit.requests += 1
+        attempt = self._begin(exchange, endpoint)
+        exchange.sent = (owner, deadline, now, attempt, pool)
+        exchange.upstream = connection
+        trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
+        body = exchange.first_body() if exchange.body_length != 0 else b""
+        timeouts = shape.per_try if self._retries.attempts else shape.timeouts
+        data = b"%b%b\r\n%b" % (head, trace_lines, body)
+        connection.send(data, exchange, timeouts, deadline, self._answers.add, head_request=exchange.method == "HEAD")
+        exchange.begin_upload(connection)
+        connection.touch()
+        return True
+
+    def _told(self, connection: UpstreamConnection) -> None:
+        """The response's head to an exchange of `dispatch` is there, or won't come."""
+        exchange = connection.sink
+        assert isinstance(exchange, Exchange)
+        assert exchange.sent is not None
+        owner, _, sent_at, attempt, pool = exchange.sent
+        head = connection.head
+        if head is None or not connection.complete or head.status in NO_ANSWERS:
+            exchange.go_on(owner.handle(exchange))
+            return
+        now = self._loop.time()
+        status = attempt.status = head.status
+        attempt.answered = now
+        exchange.sent = exchange.upstream = None
+        circuit = self._circuit
+        if connection.end_exchange():
+            pool.give_back(connection)
+            if circuit.waiting:
+                circuit.freed()
+        circuit.requests -= 1
+        endpoint = exchange.endpoint
+        assert endpoint is not None
+        endpoint.active -= 1
+        endpoint.finished(now - sent_at, status >= 500)
+        attempt.ended_ns = time.time_ns()
+        owner.answered(exchange, connection)
 
     @property
     def tunnels(self) -> Figures:
@@ -125,20 +209,29 @@ class Forwarder:
             BadGateway, GatewayTimeout: it did not answer properly, or not in time; the response may have begun.
         """
         circuit = self._circuit
-        if circuit.requests >= circuit.most_requests:
-            raise circuit.overloaded("circuit_requests")
+        sent = exchange.sent
+        endpoint = exchange.endpoint
+        if sent is None:
+            if circuit.requests >= circuit.most_requests:
+                raise circuit.overloaded("circuit_requests")
+            total = shape.timeouts.total
+            deadline = self._loop.time() + total if total else 0.0
+            if endpoint is None:
+                endpoint = self._picker.pick(shape.balance_key(exchange) if shape.balance_key is not None else None, ())
+                if endpoint is None:
+                    raise Unavailable("no_instance", "No instance of the service is available.")
+            circuit.requests += 1
+        else:
+            _, deadline, sent_at, attempt, _ = sent
         head = self._head(exchange, shape)
-        total = shape.timeouts.total
-        deadline = self._loop.time() + total if total else 0.0
-        endpoint = self._picker.pick(shape.balance_key(exchange) if shape.balance_key is not None else None, ())
-        if endpoint is None:
-            raise Unavailable("no_instance", "No instance of the service is available.")
-        circuit.requests += 1
+        assert endpoint is not None
         tried: tuple[Endpoint, ...] = (endpoint,)
         try:
             while True:
-                attempt = self._begin(exchange, endpoint)
-                sent_at = self._loop.time()
+                if sent is None:
+                    attempt = self._begin(exchange, endpoint)
+                    sent_at = self._loop.time()
+                sent = None
                 failed: bool | None = None
                 try:
                     await self._converse(exchange, shape, head, tried, deadline, attempt)
@@ -201,23 +294,29 @@ class Forwarder:
         attempt: Try,
     ) -> None:
         pool = self._pool(tried[-1])
-        connection = None if len(tried) > 1 or self._circuit.waiting else pool.take()
+        connection = exchange.upstream
+        sent, exchange.sent = exchange.sent is not None, None
         if connection is None:
-            connection = await self._connect(pool, (exchange, shape, deadline, tried))
-        if exchange.refusal is not None:
-            pool.give_back(connection)
-            self._circuit.freed()
-            raise exchange.refusal
-        exchange.upstream = connection
+            connection = None if len(tried) > 1 or self._circuit.waiting else pool.take()
+            if connection is None:
+                connection = await self._connect(pool, (exchange, shape, deadline, tried))
+            if exchange.refusal is not None:
+                pool.give_back(connection)
+                self._circuit.freed()
+                raise exchange.refusal
+            exchange.upstream = connection
         try:
-            # Only now: more of the body may have come while we connected.
-            trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
-            body = exchange.first_body() if exchange.body_length != 0 else b""
-            data = b"%b%b\r\n%b" % (head, trace_lines, body)
-            timeouts = shape.per_try if len(tried) <= self._retries.attempts else shape.timeouts
-            response = connection.begin(data, exchange, timeouts, deadline, head_request=exchange.method == "HEAD")
-            exchange.begin_upload(connection)
-            connection.touch()
+            if sent:
+                response = connection.told()
+            else:
+                # Only now: more of the body may have come while we connected.
+                trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
+                body = exchange.first_body() if exchange.body_length != 0 else b""
+                data = b"%b%b\r\n%b" % (head, trace_lines, body)
+                timeouts = shape.per_try if len(tried) <= self._retries.attempts else shape.timeouts
+                response = connection.begin(data, exchange, timeouts, deadline, head_request=exchange.method == "HEAD")
+                exchange.begin_upload(connection)
+                connection.touch()
             try:
                 await response
             except (BadGateway, Overdue) as error:

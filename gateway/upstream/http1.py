@@ -125,6 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
         "keep_alive",
         "on_header",
         "on_lost",
+        "on_told",
         "request_sent",
         "response",
         "response_started",
@@ -178,6 +179,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.keep_alive = False
         self.response: asyncio.Future[None] | None = None
         self.finished: asyncio.Future[None] | None = None
+        #: Called once, in the place of `response`, by an exchange that nobody awaits.
+        self.on_told: Callable[[UpstreamConnection], None] | None = None
         self.deadline = 0.0
 
     # Exchange interface
@@ -202,15 +205,48 @@ class UpstreamConnection(asyncio.Protocol):
             total_deadline: `loop.time()` at which the whole exchange ends; 0 for none.
             head_request: the method is HEAD, so the response has no body whatever its fields say (RFC 9112 section 6.3).
         """
+        self.send(data, sink, timeouts, total_deadline, None, head_request=head_request)
+        self.response = self._loop.create_future()
+        return self.response
+
+    def send(
+        self,
+        data: bytes,
+        sink: Sink,
+        timeouts: Timeouts,
+        total_deadline: float,
+        on_told: Callable[[UpstreamConnection], None] | None,
+        *,
+        head_request: bool,
+    ) -> None:
+        """`begin` for an exchange that nobody awaits.
+
+        Args:
+            on_told: called once, when the response's head is there or won't come; `told` says which. It must leave the exchange as it is
+                until this call of the connection's is over.
+        """
         assert self.usable, "an exchange is open"
         self._reset(head_request=head_request)
         self._exchange_open = True
         self._sink = sink
         self._timeouts = timeouts
         self.total_deadline = total_deadline
-        self.response = self._loop.create_future()
+        self.on_told = on_told
         self.transport.write(data)
-        return self.response
+
+    @property
+    def sink(self) -> Sink | None:
+        """Who has the open exchange."""
+        return self._sink
+
+    def told(self) -> asyncio.Future[None]:
+        """What `begin` would have returned, for an exchange that nobody awaited, once that was told how it stands."""
+        response = self.response = self._loop.create_future()
+        if self.head is not None:
+            response.set_result(None)
+        else:
+            response.set_exception(self._error or Overdue())
+        return response
 
     def go_on(self, timeouts: Timeouts, seconds: float) -> asyncio.Future[None]:
         """Wait so much longer for the response's head, after `Overdue`; `timeouts` apply from now on."""
@@ -313,9 +349,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.response_started = self.keep_alive = self._complete = True
             if head.length:
                 self._chunks.append(data[-head.length :])
-            response = self.response
-            if response is not None and not response.done():
-                response.set_result(None)
+            self._tell(None)
             return
         if self.head is None:
             if not self.response_started and data[0] != _FIRST_BYTE:
@@ -483,14 +517,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.keep_alive = False
         self.deadline = 0.0
-        if self.response is not None and not self.response.done():
-            self.response.set_result(None)
+        self._tell(None)
 
     def _advance(self) -> None:
         """Tell whoever waits how far the response has come."""
-        response = self.response
-        if response is not None and not response.done():
-            response.set_result(None)
+        self._tell(None)
         finished = self.finished
         if finished is None:
             if self._unread > HIGH_WATER_BYTES:
@@ -523,16 +554,23 @@ class UpstreamConnection(asyncio.Protocol):
         elif self.head is not None or not self.request_sent:
             reason = "upstream_idle_timeout"
         elif isinstance(self._timeouts, PerTry):
-            self._tell_overdue()
+            self._tell(Overdue())
             return
         else:
             reason = "upstream_response_timeout"
         self.abort(GatewayTimeout(reason=reason))
 
-    def _tell_overdue(self) -> None:
-        response = self.response
-        if response is not None and not response.done():
-            response.set_exception(Overdue())
+    def _tell(self, error: Exception | None) -> None:
+        """The response's head is there, or won't come."""
+        on_told, response = self.on_told, self.response
+        if on_told is not None:
+            self.on_told = None
+            on_told(self)
+        elif response is not None and not response.done():
+            if error is None:
+                response.set_result(None)
+            else:
+                response.set_exception(error)
 
     def _parse_failed(self, exc: httptools.HttpParserError) -> None:
         cause = exc.__context__
@@ -551,9 +589,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._error is None:
             self._error = error
         self.keep_alive = False
-        for future in (self.response, self.finished):
-            if future is not None and not future.done():
-                future.set_exception(error)
+        finished = self.finished
+        if finished is not None and not finished.done():
+            finished.set_exception(error)
+        self._tell(error)
 
 
 def _ignore(connection: UpstreamConnection) -> None:

@@ -13,7 +13,7 @@ from gateway.exchange import Exchange
 from gateway.headers import RequestFields, connection_options
 from gateway.origins import names_host, normal
 from gateway.route import WebSocket
-from gateway.upstream.forward import Forwarder, RequestShape
+from gateway.upstream.forward import Forwarder, Owner, RequestShape
 from gateway.upstream.tunnel import Switch
 from gateway.websocket import NAME, VERSION, is_key, proof
 
@@ -43,6 +43,10 @@ class SwitchingForwarder:
         self._protocols = frozenset(name.encode("ascii") for name in rules.protocols)
         self._origins = None if "*" in rules.origins else frozenset(normal(origin) for origin in rules.origins)
         self._most_message_bytes = most_message_bytes
+
+    def dispatch(self, exchange: Exchange, shape: RequestShape, owner: Owner) -> bool:
+        """`Forwarder.dispatch`, for requests that don't ask for another protocol."""
+        return exchange.offering is None and self._forwarder.dispatch(exchange, shape, owner)
 
     async def forward(self, exchange: Exchange, shape: RequestShape) -> None:
         """`Forwarder.forward`, for a request that may ask for another protocol.

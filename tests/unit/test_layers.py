@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.router",
         "gateway.streams",
         "gateway.template",
+        "gateway.turn",
         "gateway.websocket",
     ),
     "configuration": ("gateway.config",),

@@ -12,8 +12,9 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from gateway.admission.plan import AdmissionPlan
-from gateway.admission.verdict import ALLOWED, Verdict
+from gateway.admission.verdict import ALLOWED, Lease, Verdict
 from gateway.auth.authorization import compile_rule
+from gateway.auth.certificate_rule import CertificateCheck
 from gateway.auth.principal import Principal
 from gateway.cors import compile_cors
 from gateway.errors import BadGateway, BodyTooLarge, Unavailable
@@ -22,11 +23,12 @@ from gateway.handlers import HandlerRefusal
 from gateway.headers import FieldList, FieldTable
 from gateway.peer import Peer, TrustedProxies
 from gateway.pipeline import CLIENT_GONE_STATUS, Pipeline
-from gateway.plan import RoutePlan
-from gateway.route import ASGIApp, Local, Route
+from gateway.plan import RoutePlan, request_shape
+from gateway.route import ASGIApp, Limit, Local, Route, Service
 from gateway.router import EVERY_METHOD, Router
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.trace_context import Propagator
+from gateway.upstream.forward import Owner, RequestShape
 from gateway.upstream.http1 import ClientGone, UpstreamConnection
 
 Serve = Callable[["RecordedExchange"], Awaitable[None]]
@@ -139,7 +141,13 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 class Bench:
     """A pipeline with one route."""
 
-    def __init__(self, verdict: Verdict | Exception | None = ALLOWED, max_in_flight: int = 10, **route: Any) -> None:
+    def __init__(
+        self,
+        verdict: Verdict | Exception | None = ALLOWED,
+        max_in_flight: int = 10,
+        certified: CertificateCheck | None = None,
+        **route: Any,
+    ) -> None:
         self.observer = Kept()
         self.admission = FixedAdmission(verdict)
         declared = Route(name="x", path="/x", methods=("POST",), target=Local(_app), **route)
@@ -150,6 +158,7 @@ class Bench:
             gate=self.admission.admit,
             cors=compile_cors(None, EVERY_METHOD, "here"),
             max_body_bytes=100,
+            certified=certified,
         )
         self.pipeline = Pipeline(
             routes=Router([(declared, plan)]),
@@ -359,3 +368,126 @@ def test_every_request_is_observed_once_with_what_is_known_of_it() -> None:
     assert seen.principal is ALICE
     assert seen.route is not None
     assert seen.ended_ns >= seen.started_ns > 0
+
+
+class Upstreams:
+    """The upstream side of a service that sends whatever it gets, or nothing."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.ready = ready
+        self.sent: list[Exchange] = []
+        self.awaited: list[Exchange] = []
+
+    def dispatch(self, exchange: Exchange, shape: RequestShape, owner: Owner) -> bool:
+        if self.ready:
+            self.sent.append(exchange)
+        return self.ready
+
+    async def forward(self, exchange: Exchange, shape: RequestShape) -> None:
+        self.awaited.append(exchange)
+
+
+class Unawaited(RecordedExchange):
+    """An exchange whose adapter does not wait; `broken` stands for a mistake of ours while the response is passed on."""
+
+    __slots__ = ("broken", "rest")
+    awaited = False
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__(nothing)
+        self.broken = broken
+        self.rest: list[Coroutine[Any, Any, None]] = []
+
+    def go_on(self, rest: Coroutine[Any, Any, None]) -> None:
+        self.rest.append(rest)
+
+    def relay(self, connection: UpstreamConnection) -> None:  # type: ignore[override]
+        if self.broken:
+            raise ValueError("broken")
+        self.observation.status = 200
+
+
+class Forwarding(Bench):
+    """A pipeline whose route leads to a service."""
+
+    def __init__(
+        self,
+        *,
+        ready: bool = True,
+        max_in_flight: int = 10,
+        verdict: Verdict | None = ALLOWED,
+        certified: CertificateCheck | None = None,
+        **route: Any,
+    ) -> None:
+        super().__init__(verdict, max_in_flight, certified, **route)
+        ((_, plan),) = self.pipeline._routes.entries  # type: ignore[attr-defined]
+        self.upstreams = Upstreams(ready=ready)
+        plan.local, plan.service, plan.forwarder = None, "s", self.upstreams
+        plan.shape = request_shape(plan.route, Service(name="s"))
+
+    def begin(self, exchange: Exchange) -> bool:
+        self.pipeline.open(exchange)
+        return self.pipeline.begin(exchange)
+
+
+PUBLIC: dict[str, Any] = {"authentication": "none"}
+NO_CONNECTION: Any = None
+
+
+def test_a_public_request_is_sent_without_a_task_and_recorded_when_it_was_answered() -> None:
+    bench = Forwarding(**PUBLIC)
+    exchange = Unawaited()
+    assert bench.begin(exchange)
+    assert bench.upstreams.sent == [exchange]
+    assert (bench.pipeline.in_flight, bench.observer.observations) == (1, [])
+    bench.pipeline.answered(exchange, NO_CONNECTION)
+    assert (bench.pipeline.in_flight, bench.seen.status, bench.seen.reason) == (0, 200, "")
+    assert bench.seen.ended_ns >= bench.seen.started_ns > 0
+
+
+def test_nothing_is_done_for_a_request_that_needs_more_than_sending() -> None:
+    """F-44, AU-5: `handle` refuses it, or waits for what it needs."""
+    full = Forwarding(max_in_flight=0, **PUBLIC)
+    unrecorded = Forwarding(**PUBLIC)
+    unrecorded.observer.accepting = False
+    asked = Forwarding()
+    limited = Forwarding(limits=(Limit(name="l", kind="gcra", count=1, period_us=1_000_000, key=("global",)),), **PUBLIC)
+    certified = Forwarding(certified=lambda certificate: None, **PUBLIC)
+    unready = Forwarding(ready=False, **PUBLIC)
+    for bench in (full, unrecorded, asked, limited, certified, unready):
+        assert not bench.begin(Unawaited())
+        assert (bench.pipeline.in_flight, bench.upstreams.sent, bench.observer.observations) == (0, [], [])
+    refused = Forwarding(**PUBLIC)
+    too_large = Unawaited()
+    too_large.headers.append((b"content-length", b"101"))
+    assert not refused.begin(too_large)
+    assert not refused.upstreams.sent
+
+
+def test_an_admitted_request_is_handed_on_unless_somebody_waits_or_it_holds_leases() -> None:
+    leased = Verdict(True, leases=(Lease(0, b"key", b"name", 1, 0.0),))
+    for verdict, exchange, handed_on in (
+        (ALLOWED, Unawaited(), True),
+        (leased, Unawaited(), False),
+        (ALLOWED, RecordedExchange(nothing), False),
+    ):
+        bench = Forwarding(verdict=verdict)
+        run(bench.handle(exchange))
+        assert bench.upstreams.sent == ([exchange] if handed_on else [])
+        assert bench.upstreams.awaited == ([] if handed_on else [exchange])
+        assert bench.pipeline.in_flight == handed_on
+        assert bench.admission.released == ([] if handed_on else [verdict])
+        assert len(bench.observer.observations) == (not handed_on)
+
+
+def test_a_mistake_while_a_response_is_passed_on_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    """O2: logged with its traceback, told to the client, recorded once."""
+    bench = Forwarding(**PUBLIC)
+    exchange = Unawaited(broken=True)
+    assert bench.begin(exchange)
+    with caplog.at_level(logging.ERROR, logger="gateway.pipeline"):
+        bench.pipeline.answered(exchange, NO_CONNECTION)
+    assert "ValueError: broken" in caplog.text
+    (rest,) = exchange.rest
+    asyncio.run(rest)
+    assert (exchange.answers[0][0], bench.seen.reason, bench.pipeline.in_flight) == (500, "exception_ValueError", 0)
