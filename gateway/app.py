@@ -19,6 +19,7 @@ from gateway.assembly import Runtime, open_runtime, with_store_url
 from gateway.config import build_limit, build_route, build_service, load, settings_from_mapping
 from gateway.development import development_settings
 from gateway.errors import ConfigError
+from gateway.failure import Formatter
 from gateway.handlers import Handler, handler_app
 from gateway.origin import Origin
 from gateway.route import ASGIApp, Limit, Local, Route, Service
@@ -240,7 +241,9 @@ def _nothing() -> None:
 
 def _log_to_stderr() -> None:
     """What operators should know, one line each, unless the application has logging of its own."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in ("gateway", "discovery"):
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +47,9 @@ _CODES = {
     504: "gateway_timeout",
 }
 _RESULT_KEYS = frozenset(("status", "data", "headers"))
+#: A name in a program. Identifiers of records have digits in them.
+_WORD = re.compile(r"[A-Za-z_]{1,40}")
+_TOLD_KEYS = 8
 
 
 class GatewayRequest:
@@ -219,13 +223,19 @@ def handler_response(result: object, where: str) -> Response:
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
+def _told(keys: Sequence[object]) -> str:
+    """Keys for a log: those that a programmer may have written, because others may be anybody's data too."""
+    words = [repr(key) if isinstance(key, str) and _WORD.fullmatch(key) else f"(a {type(key).__name__})" for key in keys[:_TOLD_KEYS]]
+    return ", ".join(words) + (", ..." if len(keys) > _TOLD_KEYS else "")
+
+
 def _result_problem(result: object) -> str:
     """What is wrong with a handler's result; empty when nothing is. Names types and keys only: values may be anybody's data."""
     if not isinstance(result, Mapping):
         return f"a {type(result).__name__}; a mapping with 'status', 'data', 'headers' or a Starlette Response is needed"
     unknown = [key for key in result if key not in _RESULT_KEYS]
     if unknown:
-        return f"a mapping with the keys {unknown!r}; only 'status', 'data' and 'headers' are allowed"
+        return f"a mapping with the keys {_told(unknown)}; only 'status', 'data' and 'headers' are allowed"
     status = result.get("status", 200)
     if type(status) is not int or not 200 <= status <= 599:
         return f"a status of type {type(status).__name__} or out of range; an integer from 200 to 599 is needed"

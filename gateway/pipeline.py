@@ -27,6 +27,7 @@ from gateway.errors import (
     problem,
 )
 from gateway.exchange import Exchange
+from gateway.failure import outline
 from gateway.head import Head, request_block
 from gateway.headers import FieldList, FieldTable, RequestFields, parse_lines
 from gateway.paths import canonical, split_target
@@ -267,7 +268,7 @@ class Pipeline:
         except ClientGone:
             _left(observation)
         except Exception as exc:
-            logger.exception("request %s failed", observation.request_id)
+            logger.error("request %s failed\n%s", observation.request_id, outline(exc))
             await self._tell(exchange, Internal(reason=f"exception_{type(exc).__name__}"), serving=serving)
         except BaseException:
             _left(observation)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.errors import GatewayError
+from gateway.failure import outline
 from gateway.headers import BODILESS, connection_options
 from gateway.upstream.http1 import HIGH_WATER_BYTES
 
@@ -122,8 +123,8 @@ class ApplicationCycle:
         """Let the application answer, and see to it that the client gets a whole answer or notices that it doesn't."""
         try:
             await app(scope, self._receive, self._send)
-        except Exception:
-            logger.exception("the application failed while it answered")
+        except Exception as exc:
+            logger.error("the application failed while it answered\n%s", outline(exc))
         finally:
             if not self._complete and not self._gone:
                 self._protocol.exchange_cut(self, clean=self._chunked or self._left_bytes is not None)

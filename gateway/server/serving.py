@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import uvicorn
 
 from gateway.errors import ConfigError
+from gateway.failure import report
 from gateway.server.controls import Controls
 from gateway.server.drain import CUT_OFF_SECONDS, Drain
 from gateway.server.face import AsgiFace
@@ -217,9 +218,11 @@ def run(main: Any) -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-        return
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        new_loop = asyncio.new_event_loop
+    else:
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.get_loop().set_exception_handler(report)
         runner.run(main)
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from opentelemetry.sdk.trace.export import SpanExporter
 from prometheus_client import ProcessCollector
 
+from gateway.failure import outline
 from gateway.settings import AuditSettings, TelemetrySettings
 from gateway.telemetry import exposition
 from gateway.telemetry.access_log import AccessLog
@@ -198,7 +199,7 @@ class Telemetry:
     def _failed(self, name: str, error: Exception) -> None:
         count = self._failures[name] = self._failures.get(name, 0) + 1
         if count == 1:
-            logger.error("%s failed on a request; further failures are only counted", name, exc_info=error)
+            logger.error("%s failed on a request; further failures are only counted\n%s", name, outline(error))
 
     # Metric sources
 

@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.cors",
         "gateway.deadlines",
         "gateway.exchange",
+        "gateway.failure",
         "gateway.head",
         "gateway.headers",
         "gateway.hosts",
