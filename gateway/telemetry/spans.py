@@ -1,7 +1,8 @@
 """Pure: the spans of one finished request, made once, at the end, from its `Observation`.
 
 Names and attributes follow the stable HTTP semantic conventions; what is ours is under `gateway.`. Nothing that could carry a query, a
-raw path or a credential is ever read here (O4): `url.path`, `url.query` and `url.full` are left out on purpose.
+raw path or a credential is ever read here (O4): `url.path`, `url.query` and `url.full` are left out on purpose. So is
+`user_agent.original`, and the Host field where no route asks for one: what clients write there has no bound (F-62). The audit has both.
 """
 
 from __future__ import annotations
@@ -123,16 +124,16 @@ def _server_attributes(observation: Observation, method: str) -> Attributes:
         "http.request.method": method,
         "http.response.status_code": observation.status,
         "url.scheme": observation.scheme,
-        "server.address": observation.host[:MAXIMUM_TEXT],
         "client.address": observation.client_ip,
         "network.peer.address": observation.peer_ip,
-        "user_agent.original": observation.user_agent[:MAXIMUM_TEXT],
         "gateway.request_id": observation.request_id[:MAXIMUM_TEXT],
         "gateway.generation": observation.generation,
     }
     if observation.route is not None:
         attributes["http.route"] = observation.route.path
         attributes["gateway.route"] = observation.route.name
+        if observation.route.hosts:
+            attributes["server.address"] = observation.host[:MAXIMUM_TEXT]
     if observation.service:
         attributes["gateway.service"] = observation.service
     if observation.code or observation.reason or observation.status >= 500:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -9,7 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.spans import MAXIMUM_ADDRESSES, SpanBuilder
 from gateway.telemetry.trace_context import Parent, Trace
-from tests.support.observations import ENDED_NS, SPAN_ID, TRACE_ID, attempt, observation
+from tests.support.observations import ENDED_NS, ROUTE, SPAN_ID, TRACE_ID, attempt, observation
 
 
 def build(seen: Observation) -> list[ReadableSpan]:
@@ -26,10 +28,8 @@ def test_an_answered_request_has_a_server_and_a_client_span() -> None:
         "http.response.status_code": 200,
         "http.route": "/patients/{id}",
         "url.scheme": "http",
-        "server.address": "api.example.gov",
         "client.address": "192.0.2.7",
         "network.peer.address": "10.0.0.1",
-        "user_agent.original": "curl/8.5",
         "gateway.request_id": "req-1",
         "gateway.generation": 3,
         "gateway.route": "get-patient",
@@ -122,9 +122,17 @@ def test_an_unmatched_request_is_named_by_its_method() -> None:
 
 
 def test_client_chosen_texts_are_bounded() -> None:
-    """F-62: user agent, host and request id are cut."""
+    """F-62: the request id is cut."""
     attributes = build(observation(user_agent="u" * 9999, host="h" * 9999, request_id="r" * 9999))[0].attributes or {}
     assert max(len(value) for value in attributes.values() if isinstance(value, str)) == 256
+
+
+@pytest.mark.parametrize("hosts", [(), ("*.example.gov",)])
+def test_only_a_host_that_a_route_asks_for_is_told(hosts: tuple[str, ...]) -> None:
+    """F-62: else it is whatever a client writes; so is the User-Agent, always."""
+    attributes = build(observation(route=replace(ROUTE, hosts=hosts)))[0].attributes or {}
+    assert attributes.get("server.address") == ("api.example.gov" if hosts else None)
+    assert "curl/8.5" not in attributes.values()
 
 
 def test_marks_of_unusual_decisions() -> None:
