@@ -150,9 +150,10 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderRules:
-    """Fields to set and to remove, applied after ours. Names are lower case."""
+    """Fields to set and to remove, applied after ours. Names are lower case. What is set may be what a service knows us by, so values show
+    nowhere."""
 
-    set: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, hash=False)
+    set: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, hash=False, repr=False)
     remove: tuple[str, ...] = ()
 
 

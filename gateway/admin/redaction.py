@@ -22,6 +22,10 @@ def redacted(value: object) -> object:
         return {str(key): redacted(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [redacted(item) for item in value]
+    if isinstance(value, str) and "://" in value:
+        # The URL of a key set may have a key of its own in its query.
+        place, question, _ = value.partition("?")
+        return f"{place}?{REDACTED}" if question else value
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return REDACTED if isinstance(value, bytes) else getattr(value, "__qualname__", type(value).__name__)
@@ -33,4 +37,6 @@ def _field(value: object, *, shown: bool) -> object:
     if isinstance(value, str) and "://" in value:
         # Of a URL only the user information is secret.
         return _PASSWORD.sub(f"{REDACTED}@", value).partition("?")[0]
+    if isinstance(value, Mapping):
+        return {str(name): REDACTED for name in value}
     return REDACTED if value else ""

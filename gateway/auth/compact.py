@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -47,12 +47,12 @@ class Compact:
     """
 
     algorithm: str
-    key_id: str | None
-    issuer: object
-    header: bytes
-    payload: bytes
-    signing_input: bytes
-    signature: bytes
+    key_id: str | None = field(repr=False)
+    issuer: object = field(repr=False)
+    header: bytes = field(repr=False)
+    payload: bytes = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
 
     def claims(self) -> dict[str, Any]:
         """The payload of a token whose signature holds.

@@ -121,6 +121,9 @@ def http_url(text: str) -> str:
     parts = _split(text, "http://... or https://...")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         raise Wrong(f"{shown(text)} is not an HTTP URL", "allowed: http://... or https://..., without a fragment")
+    if parts.username is not None:
+        # It would be told wherever the URL names an issuer or a receiver.
+        raise Wrong(f"{shown(text)} has a user in it", "allowed: http://... or https://..., without a user or a password")
     return text
 
 

@@ -51,12 +51,12 @@ class Address:
     """
 
     connection_class: type[AbstractConnection]
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)
     shown: str
     kind: Kind = "standalone"
     nodes: tuple[Node, ...] = ()
     primary_name: str = ""
-    sentinel_arguments: dict[str, Any] = field(default_factory=dict)
+    sentinel_arguments: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def parse_address(settings: StateSettings) -> Address:
@@ -75,6 +75,9 @@ def parse_address(settings: StateSettings) -> Address:
 
 def redacted(parts: SplitResult, hosts: str) -> str:
     """A URL to show in messages and logs: the user name stays, the password and the query do not."""
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        # A password with `/`, `?` or `#` in it that are not percent-encoded: its parts are where nobody looks for them.
+        return f"{parts.scheme}://***@{parts.path.rpartition('@')[2]}"
     user = f"{parts.username or ''}:***@" if parts.password else (f"{parts.username}@" if parts.username else "")
     return f"{parts.scheme}://{user}{hosts}{parts.path}"
 
@@ -161,7 +164,7 @@ def _database(text: str, shown: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
-        raise ConfigError(f"state.url: {shown}: the database must be a number from 0, not {text!r}")
+        raise ConfigError(f"state.url: {shown}: the database must be a number from 0")
     return int(text)
 
 

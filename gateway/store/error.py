@@ -61,8 +61,13 @@ class StoreError(Exception):
         super().__init__(f"{kind}: {message}")
 
 
+#: What servers say before they repeat a command that they don't know: of HELLO that would be the password.
+_REPEATED = ", with args beginning with"
+
+
 def reply_error(message: str) -> StoreError:
     """The error that an error reply stands for; `message` is the reply without its leading `-`."""
+    message = message.partition(_REPEATED)[0]
     word = message.split(" ", 1)[0]
     if message.startswith("ERR max number of clients"):
         return StoreError("unavailable", message)
@@ -93,7 +98,7 @@ def client_error(exc: Exception) -> StoreError:
     """The error that an exception of redis-py, or of the socket below it, stands for."""
     for cls, kind in _CLIENT_KINDS:
         if isinstance(exc, cls):
-            return StoreError(kind, str(exc) or type(exc).__name__)
+            return StoreError(kind, str(exc).partition(_REPEATED)[0] or type(exc).__name__)
     return reply_error(str(exc))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from discovery.instance import ConsulAgent
 from gateway.admin.redaction import redacted
-from gateway.route import Local, Route
+from gateway.route import HeaderRules, Local, Route
 from gateway.settings import AdminSettings, AuthenticationSettings, Introspection, Issuer, Settings, StateSettings
 
 SECRET = "canary"
@@ -46,6 +46,20 @@ def test_url_shows_where_and_not_who(url: str, shown: str) -> None:
     """O4: a URL carries passwords in two places."""
     plain: Any = redacted(StateSettings(url=url))
     assert plain["url"] == shown
+
+
+def test_fields_that_are_set_show_by_name_only() -> None:
+    """O4: what is set towards a service may be what the service knows us by."""
+    rules = HeaderRules(set={"x-api-token": SECRET}, remove=("x-debug",))
+    plain: Any = redacted(Route(name="x", path="/x", target="x", request_headers=rules, response_headers=rules))
+    assert plain["request_headers"] == plain["response_headers"] == {"set": {"x-api-token": "***"}, "remove": ["x-debug"]}
+    assert SECRET not in repr(rules)
+
+
+def test_the_query_of_any_url_is_left_out() -> None:
+    """O4: a key server may want a key of its own."""
+    plain: Any = redacted(Issuer(name="x", issuer="x", audience=("x",), jwks_url=f"https://keys.example.gov/jwks?key={SECRET}"))
+    assert plain["jwks_url"] == "https://keys.example.gov/jwks?***"
 
 
 def test_missing_secret_shows_as_missing() -> None:

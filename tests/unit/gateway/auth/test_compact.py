@@ -14,6 +14,11 @@ GOOD = token()
 HEADER, PAYLOAD, SIGNATURE = GOOD.split(b".")
 
 
+def test_a_token_taken_apart_shows_nothing_of_itself() -> None:
+    """O4: a representation ends up in logs."""
+    assert repr(parse(GOOD)) == "Compact(algorithm='RS256')"
+
+
 def _last_bit_flipped(segment: bytes) -> bytes:
     """Another spelling of the same octets: an unused bit of the last character set."""
     alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

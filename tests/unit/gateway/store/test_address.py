@@ -64,6 +64,25 @@ def test_tls_goes_to_every_server(url: str) -> None:
         assert address.sentinel_arguments["ssl_cert_reqs"] == "required"
 
 
+@pytest.mark.parametrize("password", ["hid/den", "hid?den", "hid#den"])
+def test_a_password_that_breaks_the_url_is_not_shown_in_pieces(password: str) -> None:
+    """O4: `/`, `?` and `#` in a password have to be percent-encoded; whoever forgot is told so without it."""
+    with pytest.raises(ConfigError) as caught:
+        parse_address(StateSettings(url=f"redis://u:{password}@host/0"))
+    assert "hid" not in str(caught.value)
+    assert "den" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://u:hidden@host/0", "redis+sentinel://u:hidden@a/primary?sentinel_password=hidden", "unix://u:hidden@/s"]
+)
+def test_an_address_does_not_show_its_password(url: str) -> None:
+    """O4."""
+    address = parse_address(StateSettings(url=url))
+    assert "hidden" in str((address.arguments, address.sentinel_arguments))
+    assert "hidden" not in repr(address)
+
+
 def test_a_node_is_shown_as_in_a_url() -> None:
     assert [str(Node("a", 1)), str(Node("::1", 2))] == ["a:1", "[::1]:2"]
 
@@ -88,7 +107,7 @@ def test_tls_is_always_verified(tmp_path: Path) -> None:
         ("redis://u:hidden@", "a host is missing"),
         ("redis://u:hidden@host:99999", "its port is not from 1 to 65535"),
         ("redis://u:hidden@host:port", "its port is not from 1 to 65535"),
-        ("redis://u:hidden@host/zero", "the database must be a number from 0, not 'zero'"),
+        ("redis://u:hidden@host/zero", "the database must be a number from 0"),
         ("redis://u:hidden@host/-1", "the database must be a number"),
         ("redis://u:hidden@host?ssl_cert_reqs=none", "options after '?' or '#' are not allowed"),
         ("rediss://u:hidden@host#x", "options after '?' or '#' are not allowed"),

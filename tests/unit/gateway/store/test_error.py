@@ -70,6 +70,17 @@ def test_each_exception_of_the_client_has_its_kind(exception: Exception, kind: s
     assert str(caught.value).startswith(f"{kind}: ")
 
 
+_OLD_SERVER = "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hidden' "
+
+
+def test_a_command_that_the_server_repeats_is_cut_off() -> None:
+    """O4: a server or proxy that knows no HELLO repeats it, and the password is in it."""
+    assert reply_error(_OLD_SERVER).message == "ERR unknown command 'HELLO'"
+    with pytest.raises(StoreError) as caught, translated():
+        raise redis_errors.ResponseError(_OLD_SERVER)
+    assert "hidden" not in str(caught.value)
+
+
 def test_our_own_mistakes_are_not_translated() -> None:
     with pytest.raises(KeyError), translated():
         raise KeyError("ours")
