@@ -168,7 +168,8 @@ class Issuer:
     issuer: str
     audience: tuple[str, ...]
     algorithms: tuple[str, ...] = ("RS256",)
-    jwks_url: str = ""
+    # A key server may want a key of its own in the query.
+    jwks_url: str = field(default="", repr=False)
     jwks_file: str = ""
     jwks: bytes = b""
     secret: bytes = field(default=b"", repr=False)

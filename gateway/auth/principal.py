@@ -31,7 +31,7 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
     token_id: str | None = None
-    session: str | None = None
+    session: str | None = field(default=None, repr=False)
     client: str | None = None
     issued_at: int = 0
     expires_at: float = 0.0

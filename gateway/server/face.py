@@ -11,9 +11,11 @@ from gateway.errors import ConfigError, NotFound
 from gateway.peer import Peer
 from gateway.server.asgi import AsgiExchange, Receive, Scope, Send, shown_certificate
 from gateway.server.sockets import SocketExchange
+from gateway.telemetry.spans import KNOWN_METHODS, OTHER_METHOD
 
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
+    from gateway.telemetry.observation import Observation
 
 logger = logging.getLogger("gateway.face")
 
@@ -82,6 +84,7 @@ class AsgiFace:
         peer.certificate = shown_certificate(scope)
         exchange = AsgiExchange(scope, receive, send, peer)
         runtime.pipeline.open(exchange)
+        _tame(exchange.observation)
         exchange.prepare()
         try:
             await runtime.pipeline.handle(exchange)
@@ -123,3 +126,10 @@ class AsgiFace:
         await receive()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _tame(observation: Observation) -> None:
+    """A method that neither HTTP nor the route knows is whatever a client writes, and servers that are not ours let it through (F-62)."""
+    method, route = observation.method, observation.route
+    if method not in KNOWN_METHODS and (route is None or method not in route.methods):
+        observation.method = OTHER_METHOD

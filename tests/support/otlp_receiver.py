@@ -1,6 +1,7 @@
 """A real OTLP/HTTP trace receiver in its own process, for tests: `python -m tests.support.otlp_receiver [--host H] [--port P]`.
 
-It decodes `POST /v1/traces` with the official protobuf classes, keeps the spans, and shows them as JSON at `GET /spans`. `PUT /behaviour`
+It decodes `POST /v1/traces` with the official protobuf classes, keeps the spans, and shows them as JSON at `GET /spans`, and the messages
+as they came at `GET /messages`. `PUT /behaviour`
 with `{"delay_seconds": 2.0, "status": 503}` makes it slow, or makes it refuse; `DELETE /spans` forgets what it has.
 """
 
@@ -35,16 +36,23 @@ class Received:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spans: list[Json] = []
+        self._messages: list[bytes] = []
         self.delay_seconds = 0.0
         self.status = 200
 
-    def add(self, spans: list[Json]) -> None:
+    def add(self, spans: list[Json], message: bytes) -> None:
         with self._lock:
             self._spans.extend(spans)
+            self._messages.append(message)
 
     def clear(self) -> None:
         with self._lock:
             self._spans.clear()
+            self._messages.clear()
+
+    def messages(self) -> bytes:
+        with self._lock:
+            return b"\n".join(self._messages)
 
     def spans(self) -> list[Json]:
         with self._lock:
@@ -66,12 +74,15 @@ class Handler(BaseHTTPRequestHandler):
             spans = decode(body)
         except DecodeError:
             return self._answer(400, b"")
-        self.received.add(spans)
+        self.received.add(spans, body)
         return self._answer(200, ExportTraceServiceResponse().SerializeToString(), "application/x-protobuf")
 
     def do_GET(self) -> None:
-        known = self.path == "/spans"
-        self._answer(200 if known else 404, json.dumps(self.received.spans()).encode() if known else b"", "application/json")
+        if self.path == "/spans":
+            return self._answer(200, json.dumps(self.received.spans()).encode(), "application/json")
+        if self.path == "/messages":
+            return self._answer(200, self.received.messages(), "application/octet-stream")
+        return self._answer(404, b"")
 
     def do_PUT(self) -> None:
         behaviour = json.loads(self._body())
@@ -176,6 +187,10 @@ class OtlpReceiver:
         """Everything received so far."""
         spans: list[Json] = json.loads(self._call("GET", "/spans"))
         return spans
+
+    def messages(self) -> bytes:
+        """Every message received so far, as it came over the wire, without its compression."""
+        return self._call("GET", "/messages")
 
     def wait_for(self, condition: Callable[[list[Json]], bool], timeout_seconds: float = 10.0) -> list[Json]:
         """The spans, as soon as the condition holds for them.

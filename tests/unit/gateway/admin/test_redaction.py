@@ -58,8 +58,12 @@ def test_fields_that_are_set_show_by_name_only() -> None:
 
 def test_the_query_of_any_url_is_left_out() -> None:
     """O4: a key server may want a key of its own."""
-    plain: Any = redacted(Issuer(name="x", issuer="x", audience=("x",), jwks_url=f"https://keys.example.gov/jwks?key={SECRET}"))
-    assert plain["jwks_url"] == "https://keys.example.gov/jwks?***"
+    issuer = Issuer(name="x", issuer="x", audience=("x",), jwks_url=f"https://keys.example.gov/jwks?key={SECRET}")
+    plain: Any = redacted(issuer)
+    assert plain["jwks_url"] == "https://keys.example.gov/jwks"
+    assert SECRET not in repr(issuer)
+    plain = redacted(Introspection(url=f"https://login.example.gov/introspect?key={SECRET}", client_id="x"))
+    assert plain["url"] == "https://login.example.gov/introspect?***"
 
 
 def test_missing_secret_shows_as_missing() -> None:
