@@ -125,6 +125,9 @@ class FromEnvironment(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return "<from the environment>"
+
 
 def shown(value: object) -> str:
     """A bad value for a message: on one line, bounded, without the password and the query of a URL, and nothing from the environment."""

@@ -51,7 +51,8 @@ def objects() -> Iterator[Any]:
 
 
 def shown(each: object) -> str:
-    return f"{each!r} {each}"
+    """Its representation, and its text unless it is nothing but a text."""
+    return repr(each) if isinstance(each, str) else f"{each!r} {each}"
 
 
 class Careless:

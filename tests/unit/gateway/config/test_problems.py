@@ -60,6 +60,7 @@ def test_key_paths(path: KeyPath, text: str) -> None:
         (None, "null"),
         (object(), "a object"),
         (FromEnvironment("secret"), "the value from the environment"),
+        ([FromEnvironment("secret")], "a list"),
     ],
 )
 def test_bad_values_are_shown_without_secrets(value: object, text: str) -> None:
