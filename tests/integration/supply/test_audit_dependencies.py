@@ -77,7 +77,7 @@ def locked(name: str) -> str:
 
 
 def test_every_locked_package_is_asked_about_and_good() -> None:
-    """S-41: nothing known against them is exit code 0."""
+    """Nothing known against them is exit code 0."""
     with service({CONTROL: "2.11.3"}) as (url, asked):
         done = audit(url)
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,7 +86,7 @@ def test_every_locked_package_is_asked_about_and_good() -> None:
 
 
 def test_a_finding_fails_and_says_what_to_do() -> None:
-    """S-41: package, version, advisory, and the version that is better."""
+    """Package, version, advisory, and the version that is better."""
     version = locked("uvicorn")
     with service({CONTROL: "2.11.3", ("uvicorn", version): "999.1"}) as (url, _):
         done = audit(url)
@@ -97,14 +97,13 @@ def test_a_finding_fails_and_says_what_to_do() -> None:
 
 @pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--require",), 1)])
 def test_a_service_that_is_away_is_said_to_be(arguments: tuple[str, ...], code: int) -> None:
-    """S-41: offline nothing is proved, and nobody is told otherwise."""
+    """Offline nothing is proved, and nobody is told otherwise."""
     done = audit(f"http://127.0.0.1:{free_port()}/v1/query", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("dependencies not checked: service unreachable: ")
 
 
 def test_a_service_that_is_broken_counts_as_away() -> None:
-    """S-41."""
     with service({}, status=503) as (url, _):
         done = audit(url)
     assert (done.returncode, done.stdout) == (0, "")
@@ -112,7 +111,7 @@ def test_a_service_that_is_broken_counts_as_away() -> None:
 
 
 def test_a_service_that_knows_nothing_proves_nothing() -> None:
-    """S-41: a mirror without advisories would find every package good."""
+    """A mirror without advisories would find every package good."""
     with service({}) as (url, asked):
         done = audit(url)
     assert (done.returncode, done.stdout) == (0, "")
@@ -121,7 +120,7 @@ def test_a_service_that_knows_nothing_proves_nothing() -> None:
 
 
 def test_anything_else_that_goes_wrong_is_no_excuse(tmp_path: Path) -> None:
-    """S-41: only the service's absence is."""
+    """Only the service's absence is."""
     lock = tmp_path / "unhashed.lock"
     lock.write_text("uvicorn==0.1\n")
     with service({CONTROL: "2.11.3"}) as (url, _):
