@@ -250,7 +250,9 @@ class StrictHttp1Protocol(HttpToolsProtocol):
             raise MalformedMessage("The request line is malformed.", reason="request_line")
 
     def _check_trailers(self) -> None:
-        """Refuse a trailer that would change how the parser goes on; all others are dropped (RFC 9110 section 6.5.1)."""
+        """Refuse a trailer that would change how the parser goes on, and too many; all others are dropped (RFC 9110 section 6.5.1)."""
+        if len(self._collected) > MAX_TRAILERS:
+            raise HeadersTooLarge(reason="trailers")
         if any(name == b"connection" for name, _ in self._collected):
             raise MalformedMessage("Connection can't be a trailer.", reason="trailers")
 

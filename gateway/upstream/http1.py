@@ -465,6 +465,8 @@ class UpstreamConnection(asyncio.Protocol):
                 # The parser has read the last chunk of a body that there should not be.
                 self.keep_alive = False
             return
+        if len(self._collected) > MAX_TRAILERS:
+            raise BadGateway(reason="upstream_trailers_too_large")
         self._complete = True
         self.keep_alive = self._parser.should_keep_alive() and not self._closes
 
