@@ -32,8 +32,10 @@ faults: $(VENV)/.dev ## run the conformance and fault suites in their long form 
 	GATEWAY_FAULTS=long $(PYTHON_RUN) -m pytest $(FAULTS) $(PYTEST_ARGS)
 	scripts/reliability-table
 
-fuzz: $(VENV)/.fuzz ## look for inputs that break a promise (FUZZ_SECONDS=30 for each target, FUZZ=TARGET for one)
+fuzz: $(VENV)/.fuzz ## look for inputs that break a promise (FUZZ_SECONDS=30 for each target, FUZZ=TARGET for one), and have the admin API answer anything
+	scripts/install-test-parts
 	$(PYTHON_RUN) -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ)
+	GATEWAY_FUZZ=long $(PYTHON_RUN) -m pytest tests/fuzz/test_admin_api.py $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, security lint, lock files, known vulnerabilities, shipped configurations, deployment files
 	$(VENV)/bin/ruff format --check $(SOURCES)

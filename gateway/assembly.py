@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
 import httpx
@@ -56,6 +55,7 @@ from gateway.telemetry.tls import tls_sources
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
 from gateway.upstream.tunnel import Figures
+from gateway.version import gateway_version
 
 logger = logging.getLogger("gateway")
 
@@ -71,14 +71,6 @@ UNBOUNDED_LIFE_SECONDS = 366 * 86_400.0
 #: What names of self-tests begin with, among those of replicas.
 SELF_TEST = "doctor-"
 SELF_TEST_POLL_SECONDS = 1.0
-
-
-def gateway_version() -> str:
-    """The installed version."""
-    try:
-        return version("hms-gateway")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 def replica_name() -> str:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gateway.admin import openapi
 from gateway.admin.redaction import redacted
 from gateway.admission.revocation import KINDS, Revocation
 from gateway.config import ConfigProblems
@@ -34,6 +35,7 @@ from gateway.errors import (
 from gateway.server.controls import Controls
 from gateway.store.error import StoreError
 from gateway.telemetry.exposition import content_type
+from gateway.version import gateway_version
 
 if TYPE_CHECKING:
     from gateway.assembly import Runtime
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+#: Everything else needs the admin token.
+FOR_EVERYBODY = frozenset(("/livez", "/readyz", "/metrics"))
 MAX_BODY_BYTES = 64 * 1024
 #: In front of several workers: who asked, as the process that answers for all of them saw it. Believed on a Unix socket only.
 SOURCE_FIELD = "x-admin-source"
@@ -84,21 +88,29 @@ class AdminSite:
         """The ASGI application."""
         return admin_application(
             [
-                resource("/livez", GET=self.livez),
-                resource("/readyz", GET=self.readyz),
-                resource("/metrics", GET=self.metrics),
-                self._guarded("/v1/routes", GET=self.routes),
-                self._guarded("/v1/services", GET=self.services),
-                self._guarded("/v1/replicas", GET=self.replicas),
-                self._guarded("/v1/config", GET=self.config),
-                self._guarded("/v1/reload", POST=self.reload),
-                self._guarded("/v1/drain", POST=self.drain),
-                self._guarded("/v1/revocations", GET=self.revocations, POST=self.revoke),
-                self._guarded("/v1/revocations/{kind}/{value:path}", DELETE=self.unrevoke),
-                self._guarded("/v1/api-keys", GET=self.api_keys, POST=self.create_api_key),
-                self._guarded("/v1/api-keys/{id}", DELETE=self.delete_api_key),
+                resource(path, **endpoints) if path in FOR_EVERYBODY else self._guarded(path, **endpoints)
+                for path, endpoints in self.resources().items()
             ]
         )
+
+    def resources(self) -> dict[str, dict[str, Endpoint]]:
+        """Every path with its methods, as `gateway.admin.openapi` describes them."""
+        return {
+            "/livez": {"GET": self.livez},
+            "/readyz": {"GET": self.readyz},
+            "/metrics": {"GET": self.metrics},
+            "/v1/openapi.json": {"GET": self.openapi},
+            "/v1/routes": {"GET": self.routes},
+            "/v1/services": {"GET": self.services},
+            "/v1/replicas": {"GET": self.replicas},
+            "/v1/config": {"GET": self.config},
+            "/v1/reload": {"POST": self.reload},
+            "/v1/drain": {"POST": self.drain},
+            "/v1/revocations": {"GET": self.revocations, "POST": self.revoke},
+            "/v1/revocations/{kind}/{value:path}": {"DELETE": self.unrevoke},
+            "/v1/api-keys": {"GET": self.api_keys, "POST": self.create_api_key},
+            "/v1/api-keys/{id}": {"DELETE": self.delete_api_key},
+        }
 
     # For everybody
 
@@ -119,6 +131,10 @@ class AdminSite:
         return Response(self._runtime.telemetry.render(accept), headers={"content-type": content_type(accept)})
 
     # For the admin token
+
+    async def openapi(self, request: Request) -> Response:
+        """What this API is, for clients and editors."""
+        return Response(openapi.text(gateway_version()), media_type="application/json")
 
     async def routes(self, request: Request) -> Response:
         """The route table, in match order, and what services published that is not in it."""
@@ -259,7 +275,7 @@ class AdminSite:
         kind = _text(body, "kind")
         value = _text(body, "value")
         issued_before = _moment(body, "issued_before")
-        reason = _text(body, "reason") if body.get("reason") else ""
+        reason = _text(body, "reason") if body.get("reason") not in (None, "") else ""
         expires_at = _moment(body, "expires_at") or 0.0
         if kind == "token":
             return replace(await self._of_token(value, expires_at), issued_before=issued_before, reason=reason)

@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.finding",
         "gateway.route",
         "gateway.settings",
+        "gateway.version",
     ),
     "pure modules": (
         "discovery.balance",
