@@ -56,7 +56,7 @@ def parse_view(slots: Any, info: bytes, asked: Node) -> View:
             if known and _node(owners[0], asked) == known[0]:
                 ranges.append((int(first), int(last), known[0]))
         return View(facts["cluster_state"] == "ok", int(facts["cluster_current_epoch"]), tuple(ranges), frozenset(nodes))
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
         raise StoreError("unavailable", f"{asked} does not answer like a node of a cluster") from exc
 
 
