@@ -315,6 +315,22 @@ def test_a_drain_is_bounded(store: str, service: WebSocketService, tmp_path: Pat
         assert gateway.records(lambda each: each["event"] == "request")[0]["reason"] == "draining"
 
 
+def test_a_reload_leaves_open_tunnels_alone(store: str, service: WebSocketService, tmp_path: Path) -> None:
+    """H8, G3: they go on as they began, new ones by the new rules; the old generation is given up after its last tunnel."""
+    before = document(tmp_path, store, service)
+    with running(tmp_path, before) as gateway:
+        with websocket(gateway, "/chat/echo", "lea") as connection:
+            after = {**before, "routes": [{**route, "websocket": False} for route in before["routes"]]}
+            (tmp_path / "gateway.yaml").write_text(json.dumps(after))
+            assert gateway.admin("POST", "/v1/reload").json()["generation"] == 2
+            connection.send("still here")
+            assert connection.recv(timeout=20) == "still here"
+            # Without the offer the library's service says what it needs.
+            assert refusal(gateway, "/chat/echo", "lea") == (426, "")
+        told = gateway.wait_for_record(lambda each: each["event"] == "request" and each["response"]["status"] == 101, "the tunnel's record")
+        assert (told["generation"], told["principal"]["subject"]) == (1, "lea")
+
+
 def test_many_at_once_each_get_their_own(pair: tuple[ProcessGateway, ProcessGateway]) -> None:
     """H8: nothing is mixed up."""
     wrong: list[str] = []
