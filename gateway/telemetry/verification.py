@@ -16,6 +16,7 @@ from gateway.telemetry.chain import GENESIS, MARKS, Head, NotSealed, Sealed, uns
 #: What every record begins with: a piece of a line may stand before it when a process was killed in the middle of a write.
 RECORD_START = b'{"time":"'
 _DIGEST_BYTES = 32
+_SHOWN_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Finding:
     told: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {'' if self.level == 'problem' else 'note: '}{self.told}"
+        return _line_of(f"{self.where}: {'' if self.level == 'problem' else 'note: '}{self.told}")
 
 
 @dataclass(slots=True)
@@ -105,7 +106,7 @@ class Chain:
         parts.append(f"last checkpoint in it {self.checkpoint}" if self.checkpoint else "no checkpoint in it")
         if self.confirmed:
             parts.append(f"agrees with {self.confirmed} checkpoint{'' if self.confirmed == 1 else 's'} kept elsewhere")
-        return f"{self.replica}: {', '.join(parts)}"
+        return f"{_line_of(self.replica)}: {', '.join(parts)}"
 
 
 @dataclass(slots=True)
@@ -339,6 +340,12 @@ def heads(lines: Iterable[bytes]) -> dict[str, Head]:
         found.pop(record.replica, None)
         found[record.replica] = Head(record.seq, record.hash)
     return found
+
+
+def _line_of(text: str) -> str:
+    """The text on a line and bounded: names come from files that somebody may have changed, and must not drive the reader's terminal."""
+    shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+    return shown if shown.isprintable() else shown.encode("unicode_escape").decode("ascii")
 
 
 def _records(first: int, last: int) -> str:

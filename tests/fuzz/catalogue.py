@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tests.fuzz.targets import (
+    audit_files,
     catalog,
     config,
+    frames,
     headers,
     paths,
     published,
@@ -19,8 +21,10 @@ from tests.fuzz.targets import (
 )
 
 _MODULES = (
+    audit_files,
     catalog,
     config,
+    frames,
     headers,
     paths,
     published,
