@@ -395,11 +395,11 @@ class Runtime:
         )
         try:
             return Draft(settings, published, surroundings)
-        except ConfigError:
+        except ConfigError as error:
             if not published:
                 raise
             # What services publish must not keep the file's routes from being served.
-            logger.exception("published routes can't be served")
+            logger.error("published routes can't be served: %s", ascii(str(error)))
             return Draft(settings, (), surroundings)
 
     def _enter(self, generation: Generation) -> None:

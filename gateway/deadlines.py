@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import Protocol
 
+from gateway.failure import outline
+
 logger = logging.getLogger("gateway.deadlines")
 
 
@@ -73,9 +75,9 @@ class Deadlines:
                 continue
             try:
                 item.expire()
-            except Exception:
+            except Exception as error:
                 # One that fails must not stop the clock of all the others.
-                logger.exception("%r failed to expire", item)
+                logger.error("%r failed to expire\n%s", item, outline(error))
         if self._watched:
             self._arm()
         else:

@@ -221,7 +221,7 @@ class Pipeline:
         try:
             exchange.relay(connection)
         except Exception as exc:
-            logger.exception("request %s failed", observation.request_id)
+            logger.error("request %s failed\n%s", observation.request_id, outline(exc))
             exchange.refusal = Internal(reason=f"exception_{type(exc).__name__}")
             exchange.go_on(self.handle(exchange))
             return

@@ -15,6 +15,7 @@ from discovery.pacing import TokenBucket
 from discovery.published import Publication, Reading, read
 from gateway.config import build_route
 from gateway.errors import ConfigError
+from gateway.failure import outline
 from gateway.route import Route
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Source
@@ -173,8 +174,8 @@ class Publisher:
                 await self._serve()
             except ConfigError as error:
                 logger.error("published routes can't be served, those before stay: %s", _reason(error))
-            except Exception:
-                logger.exception("published routes could not be put to work, those before stay")
+            except Exception as error:
+                logger.error("published routes could not be put to work, those before stay\n%s", outline(error))
 
     def _tell(self) -> None:
         conflicts = frozenset(self.table.conflicts)

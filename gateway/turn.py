@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from gateway.failure import outline
+
 logger = logging.getLogger("gateway.turn")
 
 T = TypeVar("T")
@@ -46,5 +48,5 @@ class Turn(Generic[T]):
         for item in items:
             try:
                 step(item)
-            except Exception:
-                logger.exception("a step failed for %r", item)
+            except Exception as error:
+                logger.error("a step failed for %r\n%s", item, outline(error))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ConfigError, NotFound
+from gateway.failure import outline
 from gateway.peer import Peer
 from gateway.server.asgi import AsgiExchange, Receive, Scope, Send, shown_certificate
 from gateway.server.sockets import SocketExchange
@@ -119,7 +120,7 @@ class AsgiFace:
             return
         except Exception as exc:
             # Raised, it would tell some servers that we know no lifespan, and they would serve.
-            logger.exception("the gateway broke down while it started")
+            logger.error("the gateway broke down while it started\n%s", outline(exc))
             await send({"type": "lifespan.startup.failed", "message": f"could not start: {type(exc).__name__}"})
             return
         await send({"type": "lifespan.startup.complete"})

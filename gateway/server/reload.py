@@ -13,6 +13,7 @@ from discovery.ending import end
 from gateway.config.files import digest_of
 from gateway.config.problems import ConfigProblems, Problem
 from gateway.errors import ConfigError
+from gateway.failure import outline
 from gateway.settings import Settings
 from gateway.telemetry.audit import EventKind
 
@@ -161,8 +162,8 @@ class Reloader:
             await self.reload(trigger)
         except ConfigError:
             pass
-        except Exception:
-            logger.exception("loading the configuration again broke down; the one before stays at work")
+        except Exception as error:
+            logger.error("loading the configuration again broke down; the one before stays at work\n%s", outline(error))
 
     # Watching
 

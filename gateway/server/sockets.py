@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.deadlines import Deadlines
 from gateway.errors import GatewayError
+from gateway.failure import outline
 from gateway.headers import response_fields
 from gateway.peer import Peer
 from gateway.server.asgi import AsgiExchange, Message, Receive, Scope, Send
@@ -192,8 +193,8 @@ class MessageTransport(asyncio.Transport):
         except OSError:
             # The client left between two messages; the server tells it by a disconnect, too.
             self._drop()
-        except Exception:
-            logger.exception("the server didn't take a message of a WebSocket")
+        except Exception as error:
+            logger.error("the server didn't take a message of a WebSocket\n%s", outline(error))
             self._drop()
         self._writer = None
         if self._closed:

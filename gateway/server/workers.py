@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from gateway.errors import ConfigError
+from gateway.failure import outline
 from gateway.server.serving import ACCEPTED_SIGNAL, RELOAD_SIGNAL, bound_socket, data_scheme, url_of
 from gateway.settings import Settings
 
@@ -230,8 +231,8 @@ class Supervisor:
         except ConfigError as error:
             self._note(os.getpid(), "error").write_text(str(error))
             return CANNOT_START
-        except BaseException:
-            logger.exception("the process broke down")
+        except BaseException as error:
+            logger.error("the process broke down\n%s", outline(error))
             return 1
         finally:
             if os.getppid() != self._pid:

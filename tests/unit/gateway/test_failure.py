@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,27 @@ def test_the_event_loop_reports_a_callback_without_its_arguments(caplog: pytest.
     assert "RuntimeError" in caplog.text
     assert "nothing was raised" in caplog.text
     assert SECRET not in caplog.text
+
+
+def logging_texts(source: str) -> list[int]:
+    """Lines that log an exception with its text: by `exception`, or by `exc_info`."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return [
+        call.lineno
+        for call in calls
+        # A future's `exception()` takes no text: it is asked, and logs nothing.
+        if (isinstance(call.func, ast.Attribute) and call.func.attr == "exception" and call.args)
+        or any(word.arg == "exc_info" for word in call.keywords)
+    ]
+
+
+def test_nobody_in_the_gateway_logs_what_an_exception_says() -> None:
+    """O4: whatever logging the application has of its own; `outline` instead."""
+    package = Path(__file__).resolve().parents[3] / "gateway"
+    found = {file.relative_to(package).as_posix(): logging_texts(file.read_text()) for file in package.rglob("*.py")}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("line", ["logger.exception('x')", "logger.error('x', exc_info=True)", "log.warning('x', exc_info=error)"])
+def test_who_does_is_found(line: str) -> None:
+    assert logging_texts(line) == [1]
