@@ -43,7 +43,7 @@ class LineWriter:
         self.capacity_bytes = capacity_bytes
         self.feed: Callable[[], None] = _nothing
         self._target = open_target(sink, durable=durable)
-        self._lines: deque[bytes] = deque()
+        self._pieces: deque[bytes] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._abandoned = threading.Event()
@@ -76,7 +76,7 @@ class LineWriter:
         """Take a line (with its newline) unless the writer is full; False when it was dropped."""
         if not self.reserve(len(line), 0):
             return False
-        self._lines.append(line)
+        self._pieces.append(line)
         if not self.awake:
             self.wake()
         return True
@@ -94,9 +94,9 @@ class LineWriter:
         self.awake = True
         self._wake.set()
 
-    def deliver(self, lines: Iterable[bytes]) -> None:
-        """Lines that room was reserved for. Any thread, one at a time."""
-        self._lines.extend(lines)
+    def deliver(self, pieces: list[bytes]) -> None:
+        """Lines that room was reserved for, each in one piece or two. Any thread, one at a time."""
+        self._pieces.extend(pieces)
 
     def close(self, timeout_seconds: float) -> int:
         """Write what is waiting, for at most so long; blocks. Returns the number of lines that were lost."""
@@ -105,7 +105,7 @@ class LineWriter:
         self._thread.join(timeout_seconds)
         self._abandoned.set()
         self.feed()
-        lost = len(self._lines) + self._writing
+        lost = _count(self._pieces) + self._writing
         self.dropped += lost
         return lost
 
@@ -124,10 +124,10 @@ class LineWriter:
 
     def _drain(self) -> None:
         self.feed()
-        while self._lines and not self._abandoned.is_set():
-            lines = _batch(self._lines, self._target.atomic_bytes)
-            self._writing = len(lines)
-            if self._write_all(b"".join(lines)):
+        while self._pieces and not self._abandoned.is_set():
+            pieces = _batch(self._pieces, self._target.atomic_bytes)
+            self._writing = _count(pieces)
+            if self._write_all(b"".join(pieces)):
                 self._writing = 0
 
     def _write_all(self, data: bytes) -> bool:
@@ -162,16 +162,27 @@ class LineWriter:
             logger.error("sink %s can't be written, trying again: %s", self.sink, error.strerror)
 
 
-def _batch(lines: deque[bytes], maximum_bytes: int) -> list[bytes]:
-    """Take lines from the left: all that are there now, or with a maximum one, and those that fit besides."""
+def _batch(pieces: deque[bytes], maximum_bytes: int) -> list[bytes]:
+    """Take whole lines from the left: all that are there now, or with a maximum one, and those that fit besides."""
     if not maximum_bytes:
-        return [lines.popleft() for _ in range(len(lines))]
-    batch = [lines.popleft()]
-    size = len(batch[0])
-    while lines and size + len(lines[0]) <= maximum_bytes:
-        batch.append(lines.popleft())
-        size += len(batch[-1])
+        return [pieces.popleft() for _ in range(len(pieces))]
+    batch = _line(pieces)
+    size = sum(map(len, batch))
+    while pieces and size + (added := len(pieces[0]) + (0 if pieces[0].endswith(b"\n") else len(pieces[1]))) <= maximum_bytes:
+        batch += _line(pieces)
+        size += added
     return batch
+
+
+def _line(pieces: deque[bytes]) -> list[bytes]:
+    """Take the pieces of one line."""
+    first = pieces.popleft()
+    return [first] if first.endswith(b"\n") else [first, pieces.popleft()]
+
+
+def _count(pieces: Iterable[bytes]) -> int:
+    """How many lines the pieces are."""
+    return sum([piece.endswith(b"\n") for piece in pieces])
 
 
 def _nothing() -> None:

@@ -93,18 +93,18 @@ class Trail:
             if not pending:
                 return
             taken = [pending.popleft() for _ in range(len(pending))]
-            lines = [line for line, _ in taken]
+            pieces, of_each = [line for line, _ in taken], 1
             if self._chained:
-                lines, self._hash = seal(lines, self._hash)
-            self._sealed += len(lines)
-            self._newest = lines[-1]
+                (pieces, self._hash), of_each = seal(pieces, self._hash), 2
+            self._sealed += len(taken)
+            self._newest = b"".join(pieces[-of_each:])
             if all([takers is writers for _, takers in taken]):  # noqa: C419 - a generator would cost twice as much
                 for writer in writers:
-                    writer.deliver(lines)
+                    writer.deliver(pieces)
             else:
-                for line, (_, takers) in zip(lines, taken, strict=True):
+                for at, (_, takers) in enumerate(taken):
                     for writer in takers:
-                        writer.deliver((line,))
+                        writer.deliver(pieces[at * of_each : (at + 1) * of_each])
 
     def head(self) -> tuple[Head, bytes]:
         """The newest record of all, sealed now, and its line."""

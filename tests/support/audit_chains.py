@@ -27,7 +27,8 @@ class ChainMaker:
             "event": event,
             "detail": detail,
         }
-        [line], self.hash = seal([json.dumps(record, separators=(",", ":")).encode() + b"\n"], self.hash)
+        pieces, self.hash = seal([json.dumps(record, separators=(",", ":")).encode() + b"\n"], self.hash)
+        line = b"".join(pieces)
         self.lines.append(line)
         return line
 

@@ -10,7 +10,8 @@ import pytest
 from gateway.telemetry.chain import GENESIS, SEAL_BYTES, NotSealed, seal, unseal
 
 RECORD = b'{"time":"2026-11-23T00:00:01.000000Z","seq":1,"replica":"gw-1","event":"start","detail":{}}\n'
-[SEALED], HASH = seal([RECORD], GENESIS)
+PIECES, HASH = seal([RECORD], GENESIS)
+SEALED = b"".join(PIECES)
 
 
 def test_the_hash_is_that_of_the_line_up_to_it() -> None:

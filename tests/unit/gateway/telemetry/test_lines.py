@@ -74,8 +74,11 @@ def test_offers_are_dropped_from_the_capacity_on_and_counted() -> None:
 )
 def test_batches_hold_whole_lines_within_the_bound(sizes: list[int], maximum: int, batches: list[int]) -> None:
     """A write of up to PIPE_BUF bytes isn't mixed with that of another worker; a longer line goes alone."""
-    waiting = deque(b"x" * size for size in sizes)
-    made = []
-    while waiting:
-        made.append(len(lines._batch(waiting, maximum)))
-    assert made == batches
+    whole = deque(b"x" * (size - 1) + b"\n" for size in sizes)
+    # A line of one byte can't be in two pieces.
+    pieces = deque(piece for line in whole for piece in ((line[:-1], line[-1:]) if len(line) > 1 else (line,)))
+    for waiting in (whole, pieces):
+        made = []
+        while waiting:
+            made.append(b"".join(lines._batch(waiting, maximum)).count(b"\n"))
+        assert made == batches

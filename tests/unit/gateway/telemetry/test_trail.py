@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +136,9 @@ def test_the_hashes_are_made_in_the_writers_thread(tmp_path: Path) -> None:
     trail = Trail([writer], chained=True)
     deliver = writer.deliver
 
-    def watched(lines: Iterable[bytes]) -> None:
+    def watched(pieces: list[bytes]) -> None:
         threads.add(threading.current_thread().name)
-        deliver(lines)
+        deliver(pieces)
 
     writer.deliver = watched  # type: ignore[method-assign]
     audit = audit_of(trail)

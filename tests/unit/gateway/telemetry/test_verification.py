@@ -117,7 +117,7 @@ def test_an_edit_with_a_new_hash_is_found(data: st.DataObject, world: World) -> 
     prev = record.pop("prev").encode()
     del record["hash"]
     record["detail"] = {"number": 99}
-    [forged], _ = seal([json.dumps(record, separators=(",", ":")).encode() + b"\n"], prev)
+    forged = b"".join(seal([json.dumps(record, separators=(",", ":")).encode() + b"\n"], prev)[0])
     files = data.draw(rotated([*world.lines[:at], forged, *world.lines[at + 1 :]]))
     assert problems(files, expected=world.checkpoints)
 
@@ -183,7 +183,7 @@ def resealed(lines: list[bytes], at: int) -> list[bytes]:
         del record["prev"], record["hash"]
         record["detail"] = {"forged": True}
         sealed, prev = seal([json.dumps(record, separators=(",", ":")).encode() + b"\n"], prev)
-        chain += sealed
+        chain.append(b"".join(sealed))
     return chain
 
 
@@ -216,7 +216,7 @@ CASES = {
         ["audit:3: was changed: it ends with a seal and is no record", "audit:4: record 3 of gw-1 missing before this one"],
     ),
     "first record names another": (
-        seal([LINES[0][: -SEAL_BYTES - 2] + b"}\n"], b"1" * 64)[0],
+        [b"".join(seal([LINES[0][: -SEAL_BYTES - 2] + b"}\n"], b"1" * 64)[0])],
         ["audit:1: record 1 of gw-1 names a record before it"],
     ),
 }
