@@ -129,6 +129,13 @@ class SecureProtocol(GatewayProtocol):
         else:
             self.shutdown()
 
+    def expire(self) -> None:
+        if self._lingering and not self.transport.is_closing():
+            self.deadline = 0.0
+            self.transport.close()
+        else:
+            super().expire()
+
     def _close(self, *, lingering: bool) -> None:
         """TLS has no half-closed connection. A client that still sends would get a reset, which can take the answer with it, so it is
         listened to for a while first; every other answer is over when it is sent."""

@@ -146,7 +146,7 @@ async def judge(scene: Scene, case: Case, client: Client, adapter: Adapter) -> N
         assert responses[-1].problem["status"] == case.statuses[-1]
     assert [request.line for request in scene.whole] == [each.line + b" HTTP/1.1" for each in expected]
     for request, each in zip(scene.whole, expected, strict=True):
-        judge_request(request, each, scene.gateways[adapter].port)
+        judge_request(request, each, scene.gateways[adapter])
     answers = [response.body for response in responses if response.status == 200]
     assert answers == [b"" if each.line.startswith(b"HEAD") else each.line.split(b" ")[1] for each in case.seen]
 
@@ -159,11 +159,11 @@ async def response_to(client: Client, case: Case, turn: int) -> Response:
     return response
 
 
-def judge_request(request: RecordedRequest, expected: Seen, port: int) -> None:
+def judge_request(request: RecordedRequest, expected: Seen, gateway: RunningGateway) -> None:
     """What the upstream got is exactly what it had to get."""
     assert request.values(b"x-forwarded-for") == [b"127.0.0.1"]
-    assert request.values(b"x-forwarded-port") == [b"%d" % port]
-    assert request.values(b"x-forwarded-proto") == [b"http"]
+    assert request.values(b"x-forwarded-port") == [b"%d" % gateway.port]
+    assert request.values(b"x-forwarded-proto") == [b"http" if gateway.tls is None else b"https"]
     assert request.values(b"x-forwarded-host") == [expected.forwarded_host]
     assert request.values(b"host") == [expected.host]
     assert len(request.values(b"x-request-id")) == len(request.values(b"traceparent")) == 1
