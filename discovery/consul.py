@@ -31,6 +31,7 @@ from discovery.lanes import Lanes
 from discovery.reply import Consistency, ConsulError, Reply, decode, one_line
 from discovery.snapshots import NoSnapshots, SnapshotFiles, Snapshots
 from discovery.source import Source
+from discovery.tls import NOBODY, TlsFailures, client_context, failure_of
 from discovery.watch import ConsulSource, in_turn
 
 logger = logging.getLogger("discovery.consul")
@@ -61,14 +62,16 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
 
     Args:
         agent: where and how to connect.
+        failures: is told of TLS handshakes that fail.
 
     Raises:
         ConsulError: the URL or a certificate file can't be used.
     """
 
-    def __init__(self, agent: ConsulAgent) -> None:
+    def __init__(self, agent: ConsulAgent, failures: TlsFailures = NOBODY) -> None:
         address = _address(agent.url)
         super().__init__(address.host, address.port, address.scheme)
+        self._failures = failures
         self._url = f"Consul at {agent.url}"
         tls, socket = _tls(agent), address.socket or None
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
@@ -162,6 +165,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise ConsulError(f"no answer from {self._url} within {timeout_seconds:.1f} s") from exc
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
+            if (failure := failure_of(exc)) is not None:
+                self._failures.note("consul", self._url, failure)
+                raise ConsulError(f"{self._url} can't be reached: TLS: {': '.join(failure)}") from exc
             raise ConsulError(f"{self._url} can't be reached: {one_line(exc) or type(exc).__name__}") from exc
         try:
             return callback(base.Response(response.status_code, response.headers, body))
@@ -172,14 +178,15 @@ class Transport(base.HTTPClient):  # type: ignore[misc]
 class _Api(base.Consul):  # type: ignore[misc]
     """py-consul on our transport, with our token only: the base class would prefer CONSUL_HTTP_TOKEN to the one it is given."""
 
-    def __init__(self, agent: ConsulAgent) -> None:
+    def __init__(self, agent: ConsulAgent, failures: TlsFailures) -> None:
         self._agent = agent
+        self._failures = failures
         address = _address(agent.url)
         super().__init__(address.host, address.port, scheme=address.scheme, dc=agent.datacenter or None, verify=True)
         self.token = agent.token or None
 
     def http_connect(self, host: str, port: int, scheme: str, verify: bool | str = True, cert: object = None) -> Transport:
-        return Transport(self._agent)
+        return Transport(self._agent, self._failures)
 
 
 class Consul:
@@ -188,19 +195,20 @@ class Consul:
     Args:
         agent: where it is and how to speak to it.
         before: whose place it takes; what was believed of it is what it begins with.
+        failures: is told of TLS handshakes that fail.
 
     Raises:
         ConsulError: from the constructor when the settings can't be used, from methods when Consul can't be asked or refuses.
     """
 
-    def __init__(self, agent: ConsulAgent, before: Consul | None = None) -> None:
+    def __init__(self, agent: ConsulAgent, before: Consul | None = None, failures: TlsFailures = NOBODY) -> None:
         self.agent = agent
         self.memory: dict[str, tuple[Instance, ...]] = dict(before.memory) if before is not None else {}
         networks = tuple(map(ip_network, agent.networks))
         self.rules = Rules(warning=agent.warning, loopback=_loopback(agent), networks=networks)
         self.guard = Guard(agent.disappearance_guard)
         self.snapshots: Snapshots = SnapshotFiles(Path(agent.cache_dir)) if agent.cache_dir else NoSnapshots()
-        self._api = _Api(agent)
+        self._api = _Api(agent, failures)
         self._answered_at = -ANSWERING_SECONDS
 
     def __repr__(self) -> str:
@@ -348,13 +356,10 @@ def _tls(agent: ConsulAgent) -> ssl.SSLContext:
     if not agent.url.startswith("https:"):
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, but httpx would load every authority into one of its own
     try:
-        context = ssl.create_default_context(cafile=agent.ca_file or None)
-        if agent.certificate_file:
-            context.load_cert_chain(agent.certificate_file, agent.key_file or None)
-    except OSError as exc:
+        return client_context(agent.ca_file, agent.certificate_file, agent.key_file)
+    except (OSError, ValueError) as exc:
         files = ", ".join(filter(None, (agent.ca_file, agent.certificate_file, agent.key_file)))
         raise ConsulError(f"the certificate files for Consul can't be used ({files}): {exc}") from exc
-    return context
 
 
 async def _bounded(response: httpx.Response) -> bytes:

@@ -42,7 +42,8 @@ _NOT_TRUSTED = ("not_trusted", "its certificate does not hold")
 
 _NO_CERTIFICATE = ("no_certificate", "it showed no certificate")
 _VERSION = ("protocol_version", "no version of TLS that both allow")
-_CIPHER = ("no_common_cipher", "no cipher that both allow, or it ended the handshake without saying why")
+_CIPHER = ("no_common_cipher", "no cipher that both allow")
+_HANDSHAKE = ("handshake_failure", "it ended the handshake: no cipher that both allow, or it wants a certificate of us")
 _NOT_TLS = ("not_tls", "it does not speak TLS")
 _REFUSED = ("refused_by_peer", "it does not accept our certificate, or wants one")
 #: Reason codes of OpenSSL's sslerr.h, as Python names them.
@@ -52,7 +53,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "TLSV1_ALERT_PROTOCOL_VERSION": _VERSION,
     "VERSION_TOO_LOW": _VERSION,
     "NO_SHARED_CIPHER": _CIPHER,
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": _CIPHER,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _HANDSHAKE,
     "HTTP_REQUEST": _NOT_TLS,
     "HTTPS_PROXY_REQUEST": _NOT_TLS,
     "WRONG_VERSION_NUMBER": _NOT_TLS,
@@ -70,7 +71,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _REFUSED,
 }
 _TIMEOUT = ("timeout", "it did not complete the handshake in time")
-_CUT_OFF = ("cut_off", "it ended the connection during the handshake")
+CUT_OFF = ("cut_off", "it ended the connection during the handshake")
 _OTHER = ("other", "the handshake failed")
 
 
@@ -121,14 +122,14 @@ def _reason(error: ssl.SSLError) -> tuple[str, str]:
     known = _REASONS.get(error.reason or "")
     if known is not None:
         return known
-    return _CUT_OFF if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) else _OTHER
+    return CUT_OFF if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) else _OTHER
 
 
 def handshake_failure(error: BaseException) -> tuple[str, str]:
     """(reason, sentence) of a handshake that failed, whatever the error."""
     if isinstance(error, TimeoutError | ConnectionAbortedError):
         return _TIMEOUT
-    return failure_of(error) or (_CUT_OFF if isinstance(error, OSError) else _OTHER)
+    return failure_of(error) or (CUT_OFF if isinstance(error, OSError) else _OTHER)
 
 
 class TlsFailures:

@@ -89,11 +89,11 @@ def longest_life(authentication: AuthenticationSettings) -> float:
     return max(lives, default=UNBOUNDED_LIFE_SECONDS)
 
 
-def _consul(settings: Settings, before: Consul | None = None) -> Consul | None:
+def _consul(settings: Settings, failures: TlsFailures, before: Consul | None = None) -> Consul | None:
     if settings.consul is None:
         return None
     try:
-        return Consul(settings.consul, before)
+        return Consul(settings.consul, before, failures)
     except ConsulError as exc:
         raise ConfigError(f"discovery.consul: {exc}") from exc
 
@@ -112,16 +112,16 @@ class Runtime:
     forwarders: Mapping[str, Forwarder]
     front: Front
 
-    def __init__(self, settings: Settings, store: Store, embedded: EmbeddedServer | None, replica: str) -> None:
+    def __init__(self, settings: Settings, store: Store, embedded: EmbeddedServer | None, replica: str, tls_failures: TlsFailures) -> None:
         self.settings = settings
         self.replica = replica
         self.generation = 1
         self.forwarders = {}
         self.store = store
         self._embedded = embedded
-        self.tls_failures = TlsFailures()
+        self.tls_failures = tls_failures
         self.http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=httpx.Timeout(5.0))
-        self.consul = _consul(settings)
+        self.consul = _consul(settings, self.tls_failures)
         watched = {name: self._watched(service, self.consul) for name, service in settings.services.items()}
         self.publisher = Publisher(self.republish)
         self.directory = Directory(watched, on_left=close_pools, on_change=self._heard, on_ejected=self._ejected, probe=self._check)
@@ -332,9 +332,11 @@ class Runtime:
         if (settings, published) == (before.settings, before.published):
             return before.number
         draft = self._draft(settings, published)
-        consul = self.consul if settings.consul == before.settings.consul else _consul(settings, self.consul)
+        consul = self.consul if settings.consul == before.settings.consul else _consul(settings, self.tls_failures, self.consul)
         watched = {name: self._watched(service, consul) for name, service in settings.services.items()}
         authenticator = await self._authenticator_for(settings.authentication)
+        if settings.state.fingerprint != before.settings.state.fingerprint:
+            self.store.renew_certificates()
         # From here on nothing can fail.
         unanswered = await self.directory.replace(watched)
         self._warn_unanswered(unanswered)
@@ -426,7 +428,7 @@ class Runtime:
     def _forwarder(self, service: Service, context: ssl.SSLContext) -> Forwarder:
         circuit = self._circuits.setdefault(service.name, Circuit(service.circuit))
         circuit.limit(service.circuit)
-        return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines, circuit)
+        return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines, circuit, self.tls_failures)
 
     def _warn_unanswered(self, names: Sequence[str]) -> None:
         for name in names:
@@ -533,7 +535,8 @@ async def open_runtime(settings: Settings, *, replica: str = "") -> Runtime:
         settings = with_store_url(settings, url)
     runtime = None
     try:
-        runtime = Runtime(settings, Store.open(settings.state), embedded, replica or replica_name())
+        failures = TlsFailures()
+        runtime = Runtime(settings, Store.open(settings.state, failures), embedded, replica or replica_name(), failures)
         await runtime.start()
     except BaseException:
         if runtime is not None:

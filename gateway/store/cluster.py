@@ -64,7 +64,7 @@ class _BoundedClient(RedisCluster):
         arguments = connection_arguments(address.arguments) | {"retry": Retry(NoBackoff(), _CLIENT_RETRIES)}
         super().__init__(
             startup_nodes=[ClusterNode(node.host, node.port) for node in address.nodes],
-            ssl=address.connection_class is SSLConnection,
+            ssl=issubclass(address.connection_class, SSLConnection),
             # A node's loss must not take the others' slots with it.
             require_full_coverage=False,
             reinitialize_steps=1,
@@ -72,6 +72,10 @@ class _BoundedClient(RedisCluster):
             health_check_interval=HEALTH_CHECK_SECONDS,
             **arguments,
         )
+        # It knows of no other classes than its own two.
+        self.connection_kwargs["connection_class"] = address.connection_class
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = address.connection_class  # type: ignore[assignment]
         self._places = asyncio.Semaphore(POOL_CONNECTIONS)
 
     async def execute_command(self, *words: Any, **options: Any) -> Any:

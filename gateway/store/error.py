@@ -8,6 +8,8 @@ from typing import Literal
 
 from redis import exceptions as redis_errors
 
+from discovery.tls import failure_of
+
 StoreErrorKind = Literal[
     "unavailable",  # not reachable, went away, is loading, has no primary, is busy
     "timeout",  # did not answer in time; what was sent may or may not have been done
@@ -98,7 +100,9 @@ def client_error(exc: Exception) -> StoreError:
     """The error that an exception of redis-py, or of the socket below it, stands for."""
     for cls, kind in _CLIENT_KINDS:
         if isinstance(exc, cls):
-            return StoreError(kind, str(exc).partition(_REPEATED)[0] or type(exc).__name__)
+            failure = failure_of(exc)
+            told = f"TLS: {': '.join(failure)}" if failure is not None else str(exc).partition(_REPEATED)[0]
+            return StoreError(kind, told or type(exc).__name__)
     return reply_error(str(exc))
 
 

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 
+from discovery.tls import NOBODY, TlsFailures
 from gateway.settings import StateSettings
 from gateway.store.address import Address, Kind, parse_address
 from gateway.store.cluster import Cluster
@@ -17,6 +18,7 @@ from gateway.store.lines import Lines, OnChange
 from gateway.store.script import Script
 from gateway.store.sentinel import Guarded
 from gateway.store.standalone import Standalone
+from gateway.store.tls import StoreTls, with_tls
 
 #: redis-py's client of one server, or of a cluster: the same commands, as long as the keys of one command share a hash tag.
 Client = Redis | RedisCluster
@@ -45,30 +47,40 @@ class Store:
         servers: where it is kept.
         shown: its URL, without secrets.
         shards: how many virtual shards the keys are spread over.
+        tls: what its connections are made with, where they are secure.
 
     Attributes:
         client: for ordinary use. Its calls raise redis-py's exceptions; wrap them in `translated()`.
     """
 
-    def __init__(self, servers: Servers, shown: str, shards: int = 1) -> None:
+    def __init__(self, servers: Servers, shown: str, shards: int = 1, tls: StoreTls | None = None) -> None:
         self._servers = servers
+        self._tls = tls
         self._shown = shown
         self.shards = shards
         self.client = servers.client
         self._tags = tuple(b"{s%02d}" % shard for shard in range(shards))
 
     @classmethod
-    def open(cls, settings: StateSettings) -> Store:
+    def open(cls, settings: StateSettings, failures: TlsFailures = NOBODY) -> Store:
         """The store that the settings name. An embedded server is started before, and its own URL given here.
 
         Raises:
             ConfigError: the URL or a TLS file can't be used. The message never shows a password.
         """
-        address = parse_address(settings)
-        return cls(_SERVERS[address.kind](address), address.shown, settings.shard_count)
+        address, tls = parse_address(settings), None
+        if issubclass(address.connection_class, SSLConnection):
+            tls = StoreTls(settings, failures)
+            address = with_tls(address, tls)
+        return cls(_SERVERS[address.kind](address), address.shown, settings.shard_count, tls)
 
     def __repr__(self) -> str:
         return f"<Store {self._shown} shards={self.shards}>"
+
+    def renew_certificates(self) -> None:
+        """Use what the TLS files hold now, for connections that are made from now on. Raises ConfigError; then nothing has changed."""
+        if self._tls is not None:
+            self._tls.renew()
 
     def shard_of(self, key: bytes | str) -> int:
         """The shard that everything about `key` (a subject, a client address) lives on."""

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.exceptions import ReadOnlyError
 
 from discovery.ending import end
@@ -52,10 +52,9 @@ class Primaries:
             "socket_timeout": _ANSWER_SECONDS,
             "socket_connect_timeout": _ANSWER_SECONDS,
         }
-        if address.connection_class is SSLConnection:
-            arguments["ssl"] = True
+        arguments |= {"connection_class": address.connection_class, "protocol": 2}
         self._name = address.primary_name
-        self._sentinels = [Redis(host=node.host, port=node.port, protocol=2, **arguments) for node in address.nodes]
+        self._sentinels = [Redis.from_pool(ConnectionPool(host=node.host, port=node.port, **arguments)) for node in address.nodes]
         self._newest_epoch = -1
 
     async def find(self) -> Node:
@@ -111,7 +110,7 @@ class Guarded:
         self._pool = BlockingConnectionPool(
             max_connections=POOL_CONNECTIONS,
             timeout=POOL_WAIT_SECONDS,
-            connection_class=_TlsConnection if address.connection_class is SSLConnection else _FoundConnection,
+            connection_class=_found(address.connection_class),
             find=self._primaries.find,
             health_check_interval=HEALTH_CHECK_SECONDS,
             **connection_arguments(address.arguments),
@@ -213,5 +212,6 @@ class _FoundConnection(Connection):
             raise
 
 
-class _TlsConnection(_FoundConnection, SSLConnection):
-    """The same over TLS."""
+def _found(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same with the transport of another class."""
+    return type("FoundConnection", (_FoundConnection, connection_class), {}) if connection_class is not Connection else _FoundConnection

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from discovery.endpoint import Endpoint
 from discovery.instance import HealthCheck, Instance
+from discovery.tls import CUT_OFF, NOBODY, TlsFailures, failure_of
 from gateway.auth.principal import Principal
 from gateway.certificates import certificate_lines
 from gateway.deadlines import Deadlines
@@ -27,7 +28,7 @@ from gateway.telemetry.observation import Try
 from gateway.telemetry.trace_context import new_span_id
 from gateway.turn import Turn
 from gateway.upstream.circuit import Circuit
-from gateway.upstream.http1 import ResponseHead, UpstreamConnection
+from gateway.upstream.http1 import TLS_FAILURE, ResponseHead, UpstreamConnection
 from gateway.upstream.pool import Pool
 from gateway.upstream.probe import is_well
 from gateway.upstream.retry import (
@@ -115,9 +116,19 @@ class Forwarder:
         tls: context for `https` instances.
         deadlines: watches over exchanges in flight.
         circuit: bounds what is asked of the service at once.
+        failures: is told of TLS handshakes that fail.
     """
 
-    def __init__(self, service: Service, picker: Picker, tls: ssl.SSLContext, deadlines: Deadlines, circuit: Circuit) -> None:
+    def __init__(
+        self,
+        service: Service,
+        picker: Picker,
+        tls: ssl.SSLContext,
+        deadlines: Deadlines,
+        circuit: Circuit,
+        failures: TlsFailures = NOBODY,
+    ) -> None:
+        self._failures = failures
         self.name = service.name
         self._picker = picker
         self._tls = tls
@@ -241,10 +252,12 @@ class Forwarder:
                     return
                 except Again as again:
                     attempt.error = again.reason
+                    self._tell(endpoint.instance, again)
                     failed = self._blame(endpoint) if again.blame else None
                     other, pause = again.endpoint, again.pause_seconds
                 except GatewayError as error:
                     attempt.error = error.reason
+                    self._tell(endpoint.instance, error)
                     # What a client does wrong while it sends (a body too large or too slow) is no failure of the instance.
                     failed = self._blame(endpoint) if _is_fault(error, attempt) else None
                     raise
@@ -266,7 +279,16 @@ class Forwarder:
 
     async def check(self, instance: Instance, check: HealthCheck) -> bool:
         """Whether an instance of the service passes an active check."""
-        return await is_well(instance, check.path, check.timeout_seconds, self._tls, self._tls_key.server_name)
+        try:
+            return await is_well(instance, check.path, check.timeout_seconds, self._tls, self._tls_key.server_name)
+        except GatewayError as error:
+            self._tell(instance, error)
+            return False
+
+    def _tell(self, instance: Instance, error: GatewayError | Again) -> None:
+        """Say why a handshake failed, if that is what happened."""
+        if error.reason == TLS_FAILURE:
+            self._failures.note("service", f"{self.name} at {instance.address}", failure_of(error) or CUT_OFF)
 
     def _blame(self, endpoint: Endpoint) -> bool:
         """The try failed by the instance's fault."""

@@ -10,6 +10,7 @@ make the connection unusable and the response an error, never a mixed one (RFC 9
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +23,8 @@ from gateway.route import Timeouts
 from gateway.upstream.repeated import RepeatedHeads
 from gateway.upstream.retry import Overdue, PerTry
 
+#: The reason in records when a handshake with an instance fails.
+TLS_FAILURE = "upstream_tls_failure"
 #: Response header bytes and fields that we take from an upstream; nginx and Envoy draw the line near 32-64 KiB and 100 fields too.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
@@ -393,7 +396,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete = True
             self._advance()
         elif not self._complete:
-            self._fail(BadGateway(reason="upstream_closed_early" if self.response_started else "upstream_reset"))
+            error = BadGateway(reason="upstream_closed_early" if self.response_started else "upstream_reset")
+            if isinstance(exc, ssl.SSLError) and not self.response_started:
+                # With TLS 1.3 a server says what it thinks of our certificate when the handshake is over for us.
+                error = BadGateway(reason=TLS_FAILURE)
+            error.__cause__ = exc
+            self._fail(error)
 
     def pause_writing(self) -> None:
         self.write_paused = True

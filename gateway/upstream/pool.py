@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 
 from gateway.errors import BadGateway, GatewayTimeout
-from gateway.upstream.http1 import UpstreamConnection
+from gateway.upstream.http1 import TLS_FAILURE, UpstreamConnection
 from gateway.upstream.repeated import RepeatedHeads
 
 #: How long a connection may lie idle before it is closed; upstreams close theirs after 5 s (uvicorn) to 75 s (nginx).
@@ -69,9 +69,10 @@ class Pool:
         except TimeoutError as exc:
             raise GatewayTimeout(reason="upstream_connect_timeout") from exc
         except ssl.SSLError as exc:
-            raise BadGateway(reason="upstream_tls_failure") from exc
+            raise BadGateway(reason=TLS_FAILURE) from exc
         except OSError as exc:
-            raise BadGateway(reason="upstream_connect_failure") from exc
+            cut = self._tls is not None and isinstance(exc, ConnectionResetError | ConnectionAbortedError)
+            raise BadGateway(reason=TLS_FAILURE if cut else "upstream_connect_failure") from exc
         self.connections_made += 1
         return connection
 

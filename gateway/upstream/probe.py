@@ -6,7 +6,6 @@ import asyncio
 import ssl
 
 from discovery.instance import Instance
-from gateway.errors import GatewayError
 from gateway.headers import FieldList
 from gateway.route import Timeouts
 from gateway.upstream.pool import Pool
@@ -28,19 +27,22 @@ class _Nowhere:
 
 
 async def is_well(instance: Instance, path: str, seconds: float, tls: ssl.SSLContext, server_name: str) -> bool:
-    """Whether the instance answers GET with a status of 200 to 399, the whole response within the time. Raises nothing.
+    """Whether the instance answers GET with a status of 200 to 399, the whole response within the time.
 
     Args:
         path: with its query, if any.
         seconds: for all of it.
         tls, server_name: for an `https` instance.
+
+    Raises:
+        BadGateway, GatewayTimeout: there was no answer, or none that is one.
     """
     pool = Pool(instance.host, instance.port, tls=tls if instance.scheme == "https" else None, server_name=server_name)
     request = _REQUEST % (path.encode("ascii"), instance.address.encode("ascii"))
     try:
         async with asyncio.timeout(seconds):
             return await _ask(pool, request, seconds)
-    except (GatewayError, TimeoutError):
+    except TimeoutError:
         return False
 
 

@@ -16,13 +16,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import httpx
 
 from discovery.consul import agent_from_environment
+from tests.support.certificates import Files
 
 IMAGE = "hashicorp/consul:1.20"
 READY_SECONDS = 20.0
@@ -140,6 +141,8 @@ class Agent(Client):
         self._runner = runner
         self._directory = directory
         self._settings = settings
+        #: Where it speaks TLS besides, if it does; before it starts.
+        self.https_port = -1
         self._kind = ["-dev"] if dev else ["-data-dir", str(directory / "data")]
         # Everybody who tests on this machine at the same time gets another address.
         now = time.monotonic_ns()
@@ -165,7 +168,7 @@ class Agent(Client):
 
     def launch(self, **more: object) -> None:
         """Start, without waiting."""
-        ports = {**self._ports, "dns": -1, "grpc": -1, "https": -1}
+        ports = {**self._ports, "dns": -1, "grpc": -1, "https": self.https_port}
         file = self._directory / "agent.json"
         file.write_text(json.dumps({"ports": ports, **self._settings, **more}))
         self._directory.chmod(0o755)  # in a container the agent is another user
@@ -218,6 +221,29 @@ def shared_agent() -> Iterator[Client]:
     client = Client(named.url, named.token)
     with client.http:
         yield client
+
+
+@contextlib.contextmanager
+def secure_consul_agent(issue: Callable[[str], Files], clients: Path) -> Iterator[Agent]:
+    """An agent that speaks HTTPS too, and there lets in nobody but those whom the authorities in `clients` vouch for.
+
+    Args:
+        issue: a certificate for its address.
+    """
+    with tempfile.TemporaryDirectory(prefix="consul-test-") as directory:
+        agent = Agent(_runner(), Path(directory), {})
+        files = issue(agent.host)
+        settings: dict[str, object] = {"verify_incoming_https": True}
+        for name, path in {"cert_file": files.certificate, "key_file": files.key, "ca_file": clients}.items():
+            # In a container the agent is another user, who sees nothing but this directory.
+            copy = Path(directory) / name
+            copy.write_bytes(path.read_bytes())
+            settings[name] = str(copy)
+        agent.https_port = _free_ports(agent.host, 1)[0]
+        try:
+            yield agent.start(**settings)
+        finally:
+            agent.close()
 
 
 @contextlib.contextmanager

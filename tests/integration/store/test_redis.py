@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from discovery.tls import TlsFailures
+from gateway.errors import ConfigError
 from gateway.settings import StateSettings
 from gateway.store.error import StoreError, translated
 from gateway.store.redis import Store
 from gateway.store.script import Script
 from gateway.store.wire import Wire
-from tests.support.certificates import Certificates, issue
+from tests.support.certificates import EXPIRED, NOT_YET, Authority, Certificates, Files, issue
 from tests.support.redis_server import KINDS, LOOPS, RedisServer, free_port, redis_server, run
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
@@ -91,6 +96,85 @@ def test_tls_is_verified_on_both_sides(loop_factory: Callable[[], asyncio.Abstra
                 assert caught.value.kind in ("unavailable", "timeout")
 
         run(main(), loop_factory)
+
+
+@contextmanager
+def mutual(port: int, server: Files, authority: Authority, *options: str) -> Iterator[None]:
+    """A server that lets in who shows a certificate of the authority, and nobody else. Debian's Redis speaks TLS."""
+    files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
+    words = [word for name, value in files.items() for word in (f"--{name}", str(value))]
+    with redis_server("redis", "--port", "0", "--tls-port", str(port), *words, "--tls-auth-clients", "yes", *options):
+        yield
+
+
+def test_hostile_certificates_end_at_the_handshake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S-39, S-42: the server's and ours; the log names place and reason, a metric counts."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    servers = {
+        "expired": authority.issue("127.0.0.1", days=EXPIRED),
+        "not_yet_valid": authority.issue("127.0.0.1", days=NOT_YET),
+        "wrong_name": authority.issue("127.0.0.2"),
+        "self_signed": authority.issue("127.0.0.1", self_signed=True),
+        "unknown_authority": other.issue("127.0.0.1"),
+        "wrong_purpose": authority.issue("127.0.0.1", purposes=["client"]),
+    }
+    ours = authority.issue()
+    failures = TlsFailures()
+
+    async def refused(settings: StateSettings, reason: str) -> None:
+        store = Store.open(settings, failures)
+        with pytest.raises(StoreError, match=f"TLS: {reason}: "):
+            await store.connect()
+        with pytest.raises(StoreError, match=f"TLS: {reason}: "):
+            await store.command("PING")
+        await store.close()
+        assert dict(failures.counts())["store", reason] == 2
+
+    def settings(port: int, files: Files | None) -> StateSettings:
+        shown: dict[str, Any] = {} if files is None else {"certificate_file": str(files.certificate), "key_file": str(files.key)}
+        return StateSettings(url=f"rediss://127.0.0.1:{port}", ca_file=str(authority.file), **shown)
+
+    for reason, files in servers.items():
+        port = free_port()
+        with mutual(port, files, authority):
+            run(refused(settings(port, ours), reason))
+    port = free_port()
+    with mutual(port, authority.issue("127.0.0.1"), authority):
+        assert run(answers(settings(port, ours)))
+    # With TLS 1.3 a refusal comes when the handshake is over for us, and the reset behind it may be quicker.
+    with mutual(port, authority.issue("127.0.0.1"), authority, "--tls-protocols", "TLSv1.2"):
+        run(refused(settings(port, None), "handshake_failure"))
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("TLS handshake failed, store, 127.0.0.1:")]
+    assert len(lines) == len(servers) + 1
+
+
+def test_another_client_certificate_is_shown_when_it_is_renewed(tmp_path: Path) -> None:
+    """S-39, S-42: a server that believes another authority of clients is reached without a restart, by all connections."""
+    authority, first, second = (Authority(tmp_path, name) for name in ("servers", "first", "second"))
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    first.issue().put(certificate, key)
+    port, server = free_port(), authority.issue("127.0.0.1")
+    url = f"rediss://127.0.0.1:{port}"
+    settings = StateSettings(url=url, ca_file=str(authority.file), certificate_file=str(certificate), key_file=str(key))
+
+    async def main() -> None:
+        store = Store.open(settings)
+        with mutual(port, server, first):
+            assert await store.command("PING")
+        second.issue().put(certificate, key)
+        with mutual(port, server, second):
+            with pytest.raises(StoreError):
+                await store.command("PING")
+            store.renew_certificates()
+            assert await store.command("PING")
+            await (await store.connect()).disconnect()
+            key.write_bytes(server.key.read_bytes())
+            with pytest.raises(ConfigError, match=r"state\.ca_file, state\.certificate_file"):
+                store.renew_certificates()
+            await (await store.connect()).disconnect()
+        await store.close()
+
+    run(main())
 
 
 def test_a_script_that_the_server_forgot_is_sent_with_its_text(server: RedisServer) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from discovery.instance import ConsulAgent, ConsulQuery
+from discovery.tls import TlsFailures
 from gateway.assembly import UNBOUNDED_LIFE_SECONDS, Runtime, longest_life, open_runtime, replica_name, with_store_url
 from gateway.errors import ConfigError
 from gateway.route import Service
@@ -77,7 +78,7 @@ def test_runtime_that_has_not_started_says_what_it_waits_for() -> None:
 
     async def main() -> None:
         settings = Settings(state=AWAY, audit=AuditSettings(sink=()))
-        runtime = Runtime(settings, Store.open(settings.state), None, "replica-1")
+        runtime = Runtime(settings, Store.open(settings.state), None, "replica-1", TlsFailures())
         assert not runtime.ready
         assert runtime.not_ready_because() == ["store"]
         assert repr(runtime) == "<Runtime replica-1 generation=1 not ready>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import pytest
 from hypothesis import given
@@ -113,6 +114,20 @@ def test_a_response_is_the_same_however_it_is_cut(message: bytes, cuts: list[int
         talk.hear(message, [cut for cut in cuts if cut <= len(message)])
         assert talk.outcome() == (200, b"hello", True)
         assert [status for status, _ in talk.sink.interim] == ([103] if b"103" in message else [])
+
+    asyncio.run(main())
+
+
+def test_a_refusal_of_our_certificate_is_no_reset() -> None:
+    """S-42: with TLS 1.3 it comes when the handshake is over for us; nothing of the request was read."""
+
+    async def main() -> None:
+        talk = Talk()
+        talk.connection.connection_lost(ssl.SSLError(1, "tlsv13 alert certificate required"))
+        assert talk.outcome() == ("upstream_tls_failure",)
+        talk = Talk()
+        talk.connection.connection_lost(ConnectionResetError())
+        assert talk.outcome() == ("upstream_reset",)
 
     asyncio.run(main())
 
