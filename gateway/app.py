@@ -216,18 +216,19 @@ def _serve(origin: Origin, face: AsgiFace) -> None:
     if settings.server.workers == 1:
         serve_one(origin, face, admin_app)
         return
-    stop_store = _nothing
+    stop_store = tend_store = _nothing
     if settings.state.url.startswith("embedded:"):
         # One store for all workers; it ends with the supervisor.
         embedded = EmbeddedServer.from_url(settings.state.url)
         url = embedded.start()
-        stop_store = embedded.stop
+        stop_store, tend_store = embedded.stop, embedded.tend
         face.open_with(lambda: open_runtime(with_store_url(origin.settings, url)))
     try:
         Supervisor(
             settings,
             lambda data, control, listening: serve_worker(origin, face, data, admin_app, control, listening),
             lambda admin, controls, listening: serve_admin(admin, fleet_app(controls), listening),
+            tended=tend_store,
             abandoned=stop_store,
             accepted=origin.renew,
         ).run()
@@ -236,7 +237,7 @@ def _serve(origin: Origin, face: AsgiFace) -> None:
 
 
 def _nothing() -> None:
-    """There is no store of our own to stop."""
+    """There is no store of our own to look after."""
 
 
 def _log_to_stderr() -> None:

@@ -43,7 +43,7 @@ from gateway.route import Route, Service
 from gateway.router import Router
 from gateway.server.protocol import Front
 from gateway.settings import AuthenticationSettings, Settings
-from gateway.store.embedded import EmbeddedServer
+from gateway.store.embedded import TEND_SECONDS, EmbeddedServer
 from gateway.store.examination import examine
 from gateway.store.redis import Store
 from gateway.streams import OpenStreams
@@ -171,6 +171,7 @@ class Runtime:
         #: Generations that are not at work any more and have requests left, with what waits for their end.
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._testing: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
         self._started = False
         self._was_ready = False
         self.draining = False
@@ -184,6 +185,8 @@ class Runtime:
         Raises:
             ConfigError: a route, a file or a sink can't be used, or other replicas spread their keys differently.
         """
+        if self._embedded is not None:
+            self._tending = asyncio.create_task(self._tend(self._embedded), name="embedded store")
         await self.authenticator.start()
         unanswered = await self.directory.start()
         self._warn_unanswered(unanswered)
@@ -213,6 +216,12 @@ class Runtime:
                 level = logging.WARNING if finding.level == "problem" else logging.INFO
                 logger.log(level, "self-test: %s: %s", finding.what, finding.told)
 
+    async def _tend(self, embedded: EmbeddedServer) -> None:
+        while True:
+            # Not in a thread of its own: on Linux the server ends with the thread that started it.
+            embedded.tend()
+            await asyncio.sleep(TEND_SECONDS)
+
     async def close(self) -> None:
         """Give everything back; spans and records are flushed, for a bounded time."""
         if self._started:
@@ -236,6 +245,8 @@ class Runtime:
         await self.http.aclose()
         await self.store.close()
         await self.telemetry.close(TELEMETRY_CLOSE_SECONDS)
+        if self._tending is not None:
+            await end((self._tending,))
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 

@@ -60,17 +60,25 @@ class Supervisor:
     Args:
         settings: the ports are taken here, so that a conflict is one clear error and port 0 is the same port for every worker.
         worker, admin: what the processes do.
+        tended: called all the time while the processes work, by the thread that forks them: to look after what they need.
         abandoned: called by a child that outlives a supervisor which was killed, before it ends: to remove what the supervisor can't.
         accepted: called when the workers have put another configuration to work: those that are started from now on begin with it.
     """
 
     def __init__(
-        self, settings: Settings, worker: WorkerMain, admin: AdminMain, abandoned: Callable[[], None], accepted: Callable[[], None]
+        self,
+        settings: Settings,
+        worker: WorkerMain,
+        admin: AdminMain,
+        tended: Callable[[], None],
+        abandoned: Callable[[], None],
+        accepted: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._accepted = accepted
         self._worker = worker
         self._admin = admin
+        self._tended = tended
         self._abandoned = abandoned
         self._pid = os.getpid()
         self._directory = Path(tempfile.mkdtemp(prefix="gateway-"))
@@ -143,9 +151,13 @@ class Supervisor:
                 self._obey(self._signals.pop(0))
             pid, status = os.waitpid(-1, os.WNOHANG) if self._children else (0, 0)
             if pid:
-                self._ended(pid, os.waitstatus_to_exitcode(status))
+                # Others of our process's are not ours to replace.
+                if pid in self._children:
+                    self._ended(pid, os.waitstatus_to_exitcode(status))
                 continue
             self._start_due()
+            if not self._stopping_since:
+                self._tended()
             self._announce()
             self._end_admin()
             if self._stopping_since and time.monotonic() - self._stopping_since > self._longest_stop():

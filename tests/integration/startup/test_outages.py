@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,18 @@ import pytest
 from tests.support.consul_agent import consul_agent
 from tests.support.identity_provider import Answer, identity_provider
 from tests.support.redis_server import free_port, redis_server, wait_until
-from tests.support.whole_gateway import Json, Login, ProcessGateway, Upstream, base_document, process_gateway, running, upstream
+from tests.support.whole_gateway import (
+    Json,
+    Login,
+    ProcessGateway,
+    Upstream,
+    alive,
+    base_document,
+    descendants,
+    process_gateway,
+    running,
+    upstream,
+)
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +220,60 @@ def test_audit_begins_with_start_and_ends_with_stop(tmp_path: Path, login: Login
         gateway.request("GET", "/public")
     events = [json.loads(line)["event"] for line in gateway.file.read_text().splitlines()]
     assert events == ["start", "request", "admin", "stop"]
+
+
+def embedded_document(directory: Path, login: Login, service: Upstream, workers: int) -> Json:
+    return base_document(
+        directory,
+        server={"workers": workers},
+        state={"url": "embedded://"},
+        authentication={"issuers": login.authentication["issuers"]},
+        services={"patients": {"instances": [service.url]}},
+        limits={"few": {"rate": "5/hour", "key": "subject"}},
+        routes=[{"name": "limited", "path": "/limited", "service": "patients", "limits": ["few"]}],
+    )
+
+
+def arrived(gateway: ProcessGateway) -> int:
+    """How many mirrors revocations have arrived in, all together."""
+    found = re.search(r"(?m)^gateway_revocation_propagation_seconds_count (\S+)", gateway.admin("GET", "/metrics").text)
+    return int(float(found[1])) if found is not None else 0
+
+
+def store_of(gateway: ProcessGateway) -> int:
+    """The process id of its store; 0 while there is none."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(gateway.process.pid) if alive(pid)}
+    return next((pid for pid, command in commands.items() if b"store.sock" in command), 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_store_that_was_killed_is_started_again(workers: int, tmp_path: Path, login: Login, service: Upstream) -> None:
+    """V4, L9: 503 until it is back; then limits start full, and who was revoked still is, on every worker. Twice: also soon after."""
+    revoked, other = login.bearer("revoked"), login.bearer("other")
+    with running(tmp_path, embedded_document(tmp_path, login, service, workers)) as gateway:
+
+        def answer(headers: dict[str, str]) -> int:
+            status = gateway.request("GET", "/limited", headers=headers).status_code
+            assert status in (200, 401, 429, 503)
+            return status
+
+        wait_until(lambda: gateway.admin("GET", "/readyz", token="").status_code == 200, "the gateway to be ready")
+        entry = {"kind": "subject", "value": "revoked", "reason": "test"}
+        assert gateway.admin("POST", "/v1/revocations", json=entry).status_code == 201
+        wait_until(lambda: arrived(gateway) == workers, "every worker's mirror to have heard of it")
+        for times in (1, 2):
+            while answer(other) != 429:
+                assert answer(revoked) == 401
+            before = store_of(gateway)
+            os.kill(before, signal.SIGKILL)
+            seen = set[int]()
+
+            def admitted(seen: set[int] = seen) -> bool:
+                seen.add(answer(revoked))
+                return answer(other) == 200
+
+            wait_until(admitted, "the store to be back, with limits that start full", 30)
+            assert seen <= {401, 503}
+            assert [answer(revoked) for _ in range(10)] == [401] * 10
+            assert store_of(gateway) not in (0, before)
+            assert gateway.said.count("the embedded store has ended") == times

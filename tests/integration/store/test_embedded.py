@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import re
+import signal
 import stat
 import subprocess
 import sys
@@ -145,3 +150,32 @@ def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the embedded store did not start"):
         server.start()
     assert repr(server).startswith("<EmbeddedServer stopped")
+
+
+def test_a_server_that_ends_by_itself_is_started_again_with_growing_pauses(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """L9: on the same socket, empty; one that goes on ending costs less and less."""
+    url = server.url
+    client_of(server).set("kept", "no")
+    for _ in range(3):
+        before = server.pid
+        server.tend()
+        assert server.pid == before, "there is nothing to do while it runs"
+        os.kill(before, signal.SIGKILL)
+        wait_until(functools.partial(_replaced, server, before), "another process")
+        wait_until(lambda: _pings(server), "it to answer")
+    assert server.url == url
+    assert client_of(server).get("kept") is None
+    assert re.findall(r"started again in (\S+) s", caplog.text) == ["0.25", "0.5", "1"]
+
+
+def _replaced(server: EmbeddedServer, before: int) -> bool:
+    server.tend()
+    return server.pid != before
+
+
+def _pings(server: EmbeddedServer) -> bool:
+    with contextlib.suppress(redis.ConnectionError):
+        return bool(client_of(server).ping())
+    return False
