@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 # What `make faults` runs; a file or a folder.
 FAULTS ?= tests/conformance tests/faults
 # How long `make fuzz` takes for each target, how many it runs at once, and which; all when empty.
-FUZZ_SECONDS ?= 30
+FUZZ_SECONDS ?= 25
 FUZZ_JOBS ?= 1
 FUZZ ?=
 
@@ -32,7 +32,7 @@ faults: $(VENV)/.dev ## run the conformance and fault suites in their long form 
 	GATEWAY_FAULTS=long $(PYTHON_RUN) -m pytest $(FAULTS) $(PYTEST_ARGS)
 	scripts/reliability-table
 
-fuzz: $(VENV)/.fuzz ## look for inputs that break a promise (FUZZ_SECONDS=30 for each target, FUZZ=TARGET for one), and have the admin API answer anything
+fuzz: $(VENV)/.fuzz ## look for inputs that break a promise (FUZZ_SECONDS=25 for each target, FUZZ=TARGET for one), and have the admin API answer anything
 	scripts/install-test-parts
 	$(PYTHON_RUN) -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ)
 	GATEWAY_FUZZ=long $(PYTHON_RUN) -m pytest tests/fuzz/test_admin_api.py $(PYTEST_ARGS)

@@ -114,7 +114,7 @@ def _environment() -> dict[str, str]:
 def main() -> int:
     """Fuzz what is asked for, some targets at once."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=30, help="for each target")
+    parser.add_argument("--seconds", type=int, default=25, help="for each target")
     parser.add_argument("--jobs", type=int, default=1, help="targets at once")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     arguments = parser.parse_args()

@@ -21,7 +21,7 @@ from tests.support.whole_gateway import ADMIN_TOKEN, ProcessGateway, base_docume
 
 LONG = os.environ.get("GATEWAY_FUZZ") == "long"
 #: Of each operation, beside the systematic ones.
-EXAMPLES = 200 if LONG else 8
+EXAMPLES = 100 if LONG else 8
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 #: It ends the gateway; `tests/integration/lifecycle/` has what it promises.
 ENDS = "/v1/drain"
