@@ -162,7 +162,7 @@ class Pipeline:
         started_ns = time.time_ns()
         peer = exchange.peer
         head = peer.head
-        if head is None or head.headers != exchange.headers or head.table is not self._fields:
+        if head is None or (head.headers is not exchange.headers and head.headers != exchange.headers) or head.table is not self._fields:
             if self._proxies is not None and peer.proxies is not self._proxies:
                 peer.believe(self._proxies)
             head = peer.head = Head(self._fields, exchange.headers, peer)
@@ -186,7 +186,7 @@ class Pipeline:
         # Where the trace is this request's own, its id names the request as well.
         request_id = trace.trace_id_hex if not head.request_id and not trace.parent_span_id else _request_id(head)
         observation.request_id = request_id
-        exchange.id_line = b"x-request-id: %b\r\n" % request_id.encode("ascii")
+        exchange.id_line = f"x-request-id: {request_id}\r\n".encode("ascii")
         try:
             if exchange.refusal is None:
                 exchange.refusal = head.refusal
@@ -225,7 +225,6 @@ class Pipeline:
             exchange.refusal = Internal(reason=f"exception_{type(exc).__name__}")
             exchange.go_on(self.handle(exchange))
             return
-        observation.ended_ns = time.time_ns()
         self._observer.observe(observation)
 
     async def handle(self, exchange: Exchange) -> None:

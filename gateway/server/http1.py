@@ -42,10 +42,11 @@ class RequestHead:
         keep_alive: the client will send another request on this connection.
     """
 
-    __slots__ = ("headers", "keep_alive", "method", "target", "version_11")
+    __slots__ = ("headers", "keep_alive", "method", "name", "target", "version_11")
 
     def __init__(self, method: bytes, target: bytes, version_11: bool, headers: FieldList, keep_alive: bool) -> None:
         self.method = method
+        self.name = method.decode("ascii")
         self.target = target
         self.version_11 = version_11
         self.headers = headers

@@ -81,7 +81,7 @@ class Front:
         self.deadlines = deadlines
         self.context = context
         #: Requests whose turn has come.
-        self.requests: Turn[WireExchange] = Turn(WireExchange.start)
+        self.requests: Turn[WireExchange] = Turn(start)
 
     def change(
         self,
@@ -113,7 +113,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         # Per-connection state
         self._queue: deque[WireExchange] = deque()
         #: The request that is being answered, and the one whose body is being received.
-        self._active: WireExchange | ApplicationCycle | None = None
+        self.active: WireExchange | ApplicationCycle | None = None
         self._newest: WireExchange | ApplicationCycle | None = None
         #: The last request, when it offers another protocol.
         self._offering: UpgradeExchange | None = None
@@ -127,7 +127,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.deadline = 0.0
 
     def __repr__(self) -> str:
-        state = "lingering" if self._lingering else "busy" if self._active is not None else "idle"
+        state = "lingering" if self._lingering else "busy" if self.active is not None else "idle"
         return f"<GatewayProtocol {state} queued={len(self._queue)}>"
 
     # asyncio.Protocol
@@ -154,9 +154,9 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.connections.discard(self)
         self._closing = True
         self._queue.clear()
-        active = self._active
+        active = self.active
         if active is not None:
-            self._active = None
+            self.active = None
             self.tasks.discard(active.task)
             active.gone()
         self.flow.resume_writing()
@@ -167,16 +167,16 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.writing_paused = True
         self.flow.pause_writing()
         self.deadline = self.loop.time() + self.front.timeouts.body
-        if self._active is not None:
-            self._active.write_paused(True)
+        if self.active is not None:
+            self.active.write_paused(True)
 
     def resume_writing(self) -> None:
         self.writing_paused = False
         self.flow.resume_writing()
         if self._closing:
             return
-        if self._active is not None:
-            self._active.write_paused(False)
+        if self.active is not None:
+            self.active.write_paused(False)
             self._rearm()
         else:
             self._next()
@@ -190,7 +190,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._queue.append(exchange)
 
     def repeated_received(self, head: RequestHead, target: bytes) -> None:
-        if self._active is not None or self._queue or self._closing or self.writing_paused:
+        if self.active is not None or self._queue or self._closing or self.writing_paused:
             super().repeated_received(head, target)
             return
         # The same steps, without those that find nothing to do.
@@ -230,12 +230,12 @@ class GatewayProtocol(StrictHttp1Protocol):
         exchange.fail(error)
 
     def read_done(self) -> None:
-        if self._active is None:
+        if self.active is None:
             if self._queue:
                 self._next()
         elif self._queue:
             self.pause_reading("pipeline")
-        if self._newest is None and not self.in_head and self._active is not None:
+        if self._newest is None and not self.in_head and self.active is not None:
             if not self.writing_paused:
                 self.deadline = 0.0
         else:
@@ -267,24 +267,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._begin(self._queue.popleft())
 
     def _begin(self, exchange: WireExchange) -> None:
-        self._active = exchange
+        self.active = exchange
         self.front.requests.add(exchange)
-
-    def start(self, exchange: WireExchange) -> None:
-        """Take a request to the pipeline, unless the client has left meanwhile."""
-        if self._active is not exchange:
-            return
-        handler = self.front.handler
-        handler.open(exchange)
-        plan = exchange.plan
-        if plan is not None:
-            if exchange.received_bytes > plan.max_body_bytes:
-                exchange.fail(BodyTooLarge())
-            elif plan.local is not None and exchange.refusal is None:
-                self._start_cycle(exchange)
-                return
-        if not handler.begin(exchange):
-            self.run(exchange, handler.handle(exchange))
 
     def run(self, exchange: WireExchange, steps: Coroutine[Any, Any, None]) -> None:
         """Start the task of an exchange."""
@@ -294,11 +278,12 @@ class GatewayProtocol(StrictHttp1Protocol):
         if not self._closing:
             self.tasks.add(task)
 
-    def _start_cycle(self, exchange: WireExchange) -> None:
+    def start_cycle(self, exchange: WireExchange) -> None:
+        """Let an application of this process answer."""
         cycle = ApplicationCycle(self, exchange)
         if self._newest is exchange:
             self._newest = cycle
-        self._active = cycle
+        self.active = cycle
         task = cycle.task = asyncio.Task(cycle.run(self.app, self._http_scope(exchange)), loop=self.loop, name="request")
         self.tasks.add(task)
 
@@ -341,7 +326,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         """An answer was written whole."""
         if exchange.task is not None:
             self.tasks.discard(exchange.task)
-        self._active = None
+        self.active = None
         if self._closing:
             return
         if not keep_alive:
@@ -359,7 +344,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         """An answer can't be completed. Without its last chunk or its last bytes a client notices that by a close; where the close itself
         ends the body, only a reset tells (RFC 9112 section 8)."""
         self.tasks.discard(exchange.task)
-        self._active = None
+        self.active = None
         if clean:
             self._close(lingering=True)
         else:
@@ -404,7 +389,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def last_answer(self) -> None:
         """Tell the client, with the answer that is being prepared, that the connection ends. An answer that has begun can't say so."""
-        active = self._active
+        active = self.active
         if active is not None and not self._queue and not active.response_started:
             active.end_keep_alive()
 
@@ -412,12 +397,12 @@ class GatewayProtocol(StrictHttp1Protocol):
         """Called by uvicorn when the server stops: answer what is there, then close."""
         if self._closing:
             return
-        if self._newest is None and not self.in_head and (self._queue or self._active is not None):
+        if self._newest is None and not self.in_head and (self._queue or self.active is not None):
             self.stop_reading_requests()
         if self._queue:
             self._queue[-1].end_keep_alive()
-        elif self._active is not None:
-            self._active.end_keep_alive()
+        elif self.active is not None:
+            self.active.end_keep_alive()
         elif self.in_head:
             return
         elif self._head_deadline:
@@ -430,8 +415,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         """The time is over: the request that is being answered ends with the error, or its answer is cut."""
         self._queue.clear()
         self.stop_reading_requests()
-        if self._active is not None:
-            self._active.fail(error)
+        if self.active is not None:
+            self.active.fail(error)
         elif not self._closing:
             self._close(lingering=False)
 
@@ -448,7 +433,7 @@ class GatewayProtocol(StrictHttp1Protocol):
             if not self._head_deadline:
                 self._head_deadline = self.loop.time() + self.front.timeouts.header
             self.deadline = self._head_deadline
-        elif self._active is not None or self._head_deadline:
+        elif self.active is not None or self._head_deadline:
             # Nothing of the client's is outstanding, or the first head of the connection, whose clock runs.
             self.deadline = self._head_deadline
         else:
@@ -468,8 +453,26 @@ class GatewayProtocol(StrictHttp1Protocol):
             self.in_head = False
             self.refused(RequestTimeout(reason="header_timeout"))
             self.read_done()
-        elif self._active is None:
+        elif self.active is None:
             self._close(lingering=False)
+
+
+def start(exchange: WireExchange) -> None:
+    """Take a request to the pipeline, unless the client has left meanwhile."""
+    protocol = exchange.protocol
+    if protocol.active is not exchange:
+        return
+    handler = protocol.front.handler
+    handler.open(exchange)
+    plan = exchange.plan
+    if plan is not None:
+        if exchange.received_bytes > plan.max_body_bytes:
+            exchange.fail(BodyTooLarge())
+        elif plan.local is not None and exchange.refusal is None:
+            protocol.start_cycle(exchange)
+            return
+    if not handler.begin(exchange):
+        protocol.run(exchange, handler.handle(exchange))
 
 
 def server_protocol(front: Front) -> type[GatewayProtocol]:

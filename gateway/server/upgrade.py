@@ -126,7 +126,7 @@ class UpgradeExchange(WireExchange):
         self._early.append(data)
         self._early_bytes += len(data)
         if self._early_bytes > HIGH_WATER_BYTES:
-            self._protocol.pause_reading("buffer")
+            self.protocol.pause_reading("buffer")
 
     # What ends it
 
@@ -171,7 +171,7 @@ class UpgradeExchange(WireExchange):
         return self._carry(head)
 
     async def _carry(self, head: ResponseHead) -> None:
-        protocol = self._protocol
+        protocol = self.protocol
         if protocol.transport.is_closing():
             raise ClientGone
         self.observation.status = 101

@@ -33,18 +33,19 @@ class WireExchange(Exchange):
         "_chunks",
         "_ends_by_close",
         "_keep_alive",
-        "_protocol",
         "_received_bytes",
         "_started",
         "_upload",
+        "protocol",
         "task",
     )
 
     awaited = False
 
     def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes, *, body_done: bool = False) -> None:
-        Exchange.__init__(self, head.method.decode("ascii"), target, head.headers, head.version_11, protocol.peer)
-        self._protocol = protocol
+        Exchange.__init__(self, head.name, target, head.headers, head.version_11, protocol.peer)
+        #: The connection that it came by.
+        self.protocol = protocol
         self._keep_alive = head.keep_alive
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
@@ -91,7 +92,7 @@ class WireExchange(Exchange):
             self._chunks.append(data)
             self._buffered_bytes += len(data)
             if self._buffered_bytes > HIGH_WATER_BYTES:
-                self._protocol.pause_reading("buffer")
+                self.protocol.pause_reading("buffer")
         else:
             upload.write(b"%x\r\n%b\r\n" % (len(data), data) if self.body_length is None else data)
             upload.touch()
@@ -120,19 +121,15 @@ class WireExchange(Exchange):
         elif self.task is not None:
             self.task.cancel()
 
-    def start(self) -> None:
-        """Its turn has come."""
-        self._protocol.start(self)
-
     def go_on(self, rest: Coroutine[Any, Any, None]) -> None:
-        self._protocol.run(self, rest)
+        self.protocol.run(self, rest)
 
     def end_keep_alive(self) -> None:
         """Answer this request and then close."""
         self._keep_alive = False
 
     def last_answer(self) -> None:
-        if not self._protocol.has_queued:
+        if not self.protocol.has_queued:
             self._keep_alive = False
 
     def write_paused(self, paused: bool) -> None:
@@ -167,14 +164,14 @@ class WireExchange(Exchange):
         self._upload = connection
         self._chunks = []
         if connection.write_paused:
-            self._protocol.pause_reading("upstream")
-        self._protocol.resume_reading("buffer")
+            self.protocol.pause_reading("upstream")
+        self.protocol.resume_reading("buffer")
 
     async def respond(self, status: int, headers: FieldList, body: bytes, *, close: bool = False) -> None:
         if close or not self._body_done:
             self._keep_alive = False
         lines = [STATUS_LINE[status]]
-        lines += [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
+        lines += [b"%b: %b\r\n" % field for field in self.protocol.server_state.default_headers]
         lines += [b"%b: %b\r\n" % field for field in headers]
         if status not in BODILESS:
             lines.append(b"content-length: %d\r\n" % len(body))
@@ -183,14 +180,14 @@ class WireExchange(Exchange):
             lines.append(body)
             self.observation.response_bytes = len(body)
         self._started = True
-        self._protocol.write(b"".join(lines))
+        self.protocol.write(b"".join(lines))
         self._finish()
 
     def _own_lines(self, limit_lines: bytes) -> bytes:
         """The fields that we add to every answer, and the end of the head."""
         closing = b"" if self._keep_alive else b"connection: close\r\n"
         response_lines = self.plan.response_lines if self.plan is not None else b""
-        return b"%b%b%b%b%b\r\n" % (self.id_line, limit_lines, self.cors_lines, response_lines, closing)
+        return b"".join((self.id_line, limit_lines, self.cors_lines, response_lines, closing, b"\r\n"))
 
     def relay(self, connection: UpstreamConnection) -> Awaitable[None] | None:
         head = connection.head
@@ -201,18 +198,16 @@ class WireExchange(Exchange):
         bodiless = self.method == "HEAD" or head.status in BODILESS
         body = b"" if bodiless else connection.take_body()
         data = self._response_head(head, complete, len(body))
-        self.observation.status = head.status
+        observation = self.observation
+        observation.status = head.status
         self._started = True
-        if bodiless:
-            self._protocol.write(data)
-        elif complete:
-            self.observation.response_bytes = len(body)
-            self._protocol.write(data + body)
-        else:
-            self._protocol.write(data)
-            return self._stream(connection, body)
-        self._finish()
-        return None
+        if complete or bodiless:
+            observation.response_bytes = len(body)
+            self.protocol.write(data + body if body else data)
+            self._finish()
+            return None
+        self.protocol.write(data)
+        return self._stream(connection, body)
 
     def _framing(self, head: ResponseHead, complete: bool, body_bytes: int) -> bytes:
         """How the body is delimited towards this client (RFC 9112 section 6)."""
@@ -245,7 +240,7 @@ class WireExchange(Exchange):
                 limits, fields = merge_limits(limits, fields)
             if not head.dated:
                 # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
-                fields = [*fields, *self._protocol.server_state.default_headers]
+                fields = [*fields, *self.protocol.server_state.default_headers]
             lines = [b"%b: %b\r\n" % field for field in fields]
             spelled = STATUS_LINE[head.status] + b"".join(lines) + self._framing(head, complete, body_bytes)
             if plain and head.length is not None:
@@ -257,39 +252,39 @@ class WireExchange(Exchange):
             self.relay_data(body)
         assert self.plan is not None
         finished = connection.wait_finished()
-        connection.pause_reading(self._protocol.writing_paused)
+        connection.pause_reading(self.protocol.writing_paused)
         self.plan.streams.add(self)
         try:
             await finished
         finally:
             self.plan.streams.discard(self)
         if self._chunked_response:
-            self._protocol.write(LAST_CHUNK)
+            self.protocol.write(LAST_CHUNK)
         self._finish()
 
     def relay_data(self, data: bytes) -> None:
         self.observation.response_bytes += len(data)
-        self._protocol.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked_response else data)
+        self.protocol.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked_response else data)
 
     def relay_pause(self, paused: bool) -> None:
         if paused:
-            self._protocol.pause_reading("upstream")
+            self.protocol.pause_reading("upstream")
         else:
-            self._protocol.resume_reading("upstream")
+            self.protocol.resume_reading("upstream")
 
     def relay_interim(self, status: int, headers: FieldList) -> None:
         if self.version_11 and not self._started:
             fields = b"".join([b"%b: %b\r\n" % field for field in response_fields(headers)])
-            self._protocol.write(STATUS_LINE[status] + fields + b"\r\n")
+            self.protocol.write(STATUS_LINE[status] + fields + b"\r\n")
 
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:
         raise AssertionError("applications of this process are served through ASGI")
 
     def cut(self) -> None:
         self._keep_alive = False
-        self._protocol.exchange_cut(self, clean=not self._ends_by_close)
+        self.protocol.exchange_cut(self, clean=not self._ends_by_close)
 
     def _finish(self) -> None:
         self.observation.request_bytes = self._received_bytes
         self._upload = None
-        self._protocol.exchange_done(self, keep_alive=self._keep_alive)
+        self.protocol.exchange_done(self, keep_alive=self._keep_alive)

@@ -23,7 +23,7 @@ from gateway.exchange import Exchange
 from gateway.head import request_block
 from gateway.headers import identity_lines
 from gateway.rewrite import Rewrite, keep
-from gateway.route import RetryOn, Service, Timeouts
+from gateway.route import RetryOn, Service, Timeouts, UpstreamTLS
 from gateway.telemetry.observation import Try
 from gateway.telemetry.trace_context import new_span_id
 from gateway.turn import Turn
@@ -65,7 +65,8 @@ class Owner(Protocol):
     """Who has an exchange sent that nobody awaits."""
 
     def answered(self, exchange: Exchange, connection: UpstreamConnection) -> None:
-        """The whole response is there, and has only to be relayed. The connection may have another exchange after this call."""
+        """The whole response is there, and has only to be relayed; its end is noted. The connection may have another exchange after this
+        call."""
 
     async def handle(self, exchange: Exchange) -> None:
         """It is not so simple: do the rest."""
@@ -172,18 +173,18 @@ class Forwarder:
         exchange.sent = (owner, deadline, now, attempt, pool)
         exchange.upstream = connection
         trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
-        body = exchange.first_body() if exchange.body_length != 0 else b""
+        data = b"".join((head, trace_lines, b"\r\n"))
+        if exchange.body_length != 0:
+            data += exchange.first_body()
         timeouts = shape.per_try if self._retries.attempts else shape.timeouts
-        data = b"%b%b\r\n%b" % (head, trace_lines, body)
         connection.send(data, exchange, timeouts, deadline, self._answers.add, head_request=exchange.method == "HEAD")
         exchange.begin_upload(connection)
-        connection.touch()
+        connection.touch(now)
         return True
 
     def _told(self, connection: UpstreamConnection) -> None:
         """The response's head to an exchange of `dispatch` is there, or won't come."""
-        exchange = connection.sink
-        assert isinstance(exchange, Exchange)
+        exchange: Exchange = connection.sink  # type: ignore[assignment]
         assert exchange.sent is not None
         owner, _, sent_at, attempt, pool = exchange.sent
         head = connection.head
@@ -196,7 +197,7 @@ class Forwarder:
         exchange.sent = exchange.upstream = None
         circuit = self._circuit
         if connection.end_exchange():
-            pool.give_back(connection)
+            pool.give_back(connection, now)
             if circuit.waiting:
                 circuit.freed()
         circuit.requests -= 1
@@ -204,7 +205,7 @@ class Forwarder:
         assert endpoint is not None
         endpoint.active -= 1
         endpoint.finished(now - sent_at, status >= 500)
-        attempt.ended_ns = time.time_ns()
+        attempt.ended_ns = exchange.observation.ended_ns = time.time_ns()
         owner.answered(exchange, connection)
 
     @property
@@ -459,17 +460,16 @@ class Forwarder:
         return connection
 
     def _pool(self, endpoint: Endpoint) -> Pool:
-        pools = endpoint.connections
+        # Only we write there.
+        pools: dict[UpstreamTLS | None, Pool] | None = endpoint.connections  # type: ignore[assignment]
         if pools is None:
             pools = endpoint.connections = {}
-        assert isinstance(pools, dict)
         instance = endpoint.instance
         key = self._tls_key if instance.scheme == "https" else None
         pool = pools.get(key)
         if pool is None:
             tls = self._tls if key is not None else None
             pool = pools[key] = Pool(instance.host, instance.port, tls=tls, server_name=self._tls_key.server_name)
-        assert isinstance(pool, Pool)
         return pool
 
 
@@ -490,7 +490,8 @@ def request_head(exchange: Exchange, shape: RequestShape) -> bytes:
     principal = exchange.principal
     identity = identity_of(principal) if principal is not None else b""
     method = exchange.method.encode("ascii")
-    return b"%b %b%b HTTP/1.1\r\n%b%b%b%b" % (method, path, exchange.query, block, exchange.id_line, identity, shape.set_lines)
+    lines = (method, b" ", path, exchange.query, b" HTTP/1.1\r\n", block, exchange.id_line, identity, shape.set_lines)
+    return b"".join(lines)
 
 
 def certified_head(exchange: Exchange, shape: RequestShape) -> bytes:

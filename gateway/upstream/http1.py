@@ -105,7 +105,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_chunks",
         "_closes",
         "_collected",
-        "_complete",
         "_error",
         "_exchange_open",
         "_head_bytes",
@@ -116,11 +115,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_paused_reading",
         "_reason",
         "_repeated",
-        "_sink",
         "_timeouts",
         "_unread",
         "_until_close",
         "closed",
+        "complete",
         "deadline",
         "finished",
         "head",
@@ -133,6 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         "response",
         "response_started",
         "reused",
+        "sink",
         "total_deadline",
         "transport",
         "write_paused",
@@ -171,10 +171,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim = 0
         self._chunks: list[bytes] = []
         self._unread = 0
-        self._complete = False
+        #: The whole response has arrived.
+        self.complete = False
         self._until_close = False
         self._error: GatewayError | ClientGone | None = None
-        self._sink: Sink | None = None
+        #: Who has the open exchange.
+        self.sink: Sink | None = None
         self._paused_reading = False
         self.head: ResponseHead | None = None
         self.response_started = False
@@ -192,11 +194,6 @@ class UpstreamConnection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether another exchange may begin."""
         return not self.closed and not self._exchange_open
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole response has arrived."""
-        return self._complete
 
     def begin(self, data: bytes, sink: Sink, timeouts: Timeouts, total_deadline: float, *, head_request: bool) -> asyncio.Future[None]:
         """Send the head of a request, with as much of its body as is there; returns the future that resolves with the response's head.
@@ -228,19 +225,15 @@ class UpstreamConnection(asyncio.Protocol):
             on_told: called once, when the response's head is there or won't come; `told` says which. It must leave the exchange as it is
                 until this call of the connection's is over.
         """
-        assert self.usable, "an exchange is open"
+        assert not self._exchange_open, "an exchange is open"
+        assert not self.closed, "the connection has ended"
         self._reset(head_request=head_request)
         self._exchange_open = True
-        self._sink = sink
+        self.sink = sink
         self._timeouts = timeouts
         self.total_deadline = total_deadline
         self.on_told = on_told
         self.transport.write(data)
-
-    @property
-    def sink(self) -> Sink | None:
-        """Who has the open exchange."""
-        return self._sink
 
     def told(self) -> asyncio.Future[None]:
         """What `begin` would have returned, for an exchange that nobody awaited, once that was told how it stands."""
@@ -285,7 +278,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.finished = finished = self._loop.create_future()
         if self._error is not None:
             finished.set_exception(self._error)
-        elif self._complete:
+        elif self.complete:
             finished.set_result(None)
         else:
             # From the head's deadline over to the body's.
@@ -306,7 +299,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Close the exchange; returns whether the connection may be used again."""
         reusable = (
             self._exchange_open
-            and self._complete
+            and self.complete
             and self.keep_alive
             and self.request_sent
             and self._error is None
@@ -314,7 +307,7 @@ class UpstreamConnection(asyncio.Protocol):
             and not self.write_paused
         )
         self._exchange_open = False
-        self._sink = None
+        self.sink = None
         self.response = None
         self.finished = None
         self.deadline = 0.0
@@ -340,7 +333,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        if not self._exchange_open or self._complete:
+        if not self._exchange_open or self.complete:
             # Bytes that no request asked for: a 408 on an idle connection, or an attempt to poison the next exchange.
             self.keep_alive = False
             self.abort()
@@ -349,10 +342,15 @@ class UpstreamConnection(asyncio.Protocol):
         if alone and (head := self._repeated.find(data)) is not None:
             # The parser is between two messages, and stays there.
             self.head = head
-            self.response_started = self.keep_alive = self._complete = True
+            self.response_started = self.keep_alive = self.complete = True
             if head.length:
                 self._chunks.append(data[-head.length :])
-            self._tell(None)
+            on_told = self.on_told
+            if on_told is None:
+                self._tell(None)
+            else:
+                self.on_told = None
+                on_told(self)
             return
         if self.head is None:
             if not self.response_started and data[0] != _FIRST_BYTE:
@@ -377,9 +375,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_request and self.head.chunked and not ends_with_head(data):
             # A chunk's size, of which the parser tells nothing yet.
             self.keep_alive = False
-        if not self._complete and not self._bounds_hold(len(data), self._unread == unread):
+        if not self.complete and not self._bounds_hold(len(data), self._unread == unread):
             return
-        if alone and self._complete and self.keep_alive and not self._interim and self.head.status not in BODILESS:
+        if alone and self.complete and self.keep_alive and not self._interim and self.head.status not in BODILESS:
             self._repeated.keep(data, self.head)
         self._advance()
 
@@ -393,9 +391,9 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._exchange_open:
             return
         if self.head is not None and self._until_close and exc is None:
-            self._complete = True
+            self.complete = True
             self._advance()
-        elif not self._complete:
+        elif not self.complete:
             error = BadGateway(reason="upstream_closed_early" if self.response_started else "upstream_reset")
             if isinstance(exc, ssl.SSLError) and not self.response_started:
                 # With TLS 1.3 a server says what it thinks of our certificate when the handshake is over for us.
@@ -405,19 +403,19 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        if self._sink is not None:
-            self._sink.relay_pause(True)
+        if self.sink is not None:
+            self.sink.relay_pause(True)
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self._sink is not None:
-            self._sink.relay_pause(False)
+        if self.sink is not None:
+            self.sink.relay_pause(False)
 
     # Parser callbacks
 
     def on_message_begin(self) -> None:
         self.response_started = True
-        if self._complete:
+        if self.complete:
             self.keep_alive = False
             raise BadGateway(reason="upstream_surplus_response")
         self._collected.clear()
@@ -449,7 +447,7 @@ class UpstreamConnection(asyncio.Protocol):
         head = self.head = response_head(fields, status)
         if self._head_request:
             # The parser does not know that no body follows, so it can't be used again.
-            self._complete = True
+            self.complete = True
             self.keep_alive = version == "1.1" and b"close" not in connection_options(
                 value for name, value in fields if name == b"connection"
             )
@@ -458,7 +456,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._until_close = not head.chunked
 
     def on_body(self, body: bytes) -> None:
-        if self._complete:
+        if self.complete:
             self.keep_alive = False
             raise BadGateway(reason="upstream_surplus_bytes")
         self._chunks.append(body)
@@ -475,7 +473,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if len(self._collected) > MAX_TRAILERS:
             raise BadGateway(reason="upstream_trailers_too_large")
-        self._complete = True
+        self.complete = True
         self.keep_alive = self._parser.should_keep_alive() and not self._closes
 
     # Details
@@ -503,8 +501,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._interim > MAX_INTERIM:
             raise BadGateway(reason="upstream_too_many_interim")
         self._head_bytes = 0
-        if self._sink is not None:
-            self._sink.relay_interim(status, fields)
+        if self.sink is not None:
+            self.sink.relay_interim(status, fields)
 
     def _head_of_switch(self, fields: FieldList) -> None:
         """101 ends HTTP on this connection (RFC 9110 section 15.2.2), if it says for what, and has no body."""
@@ -516,7 +514,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _switch(self, rest: bytes) -> None:
         """The parser has handed over: whoever asked for it takes the connection, which is never used for HTTP again."""
-        sink = self._sink
+        sink = self.sink
         if self.head is None or not isinstance(sink, Switching):
             self._refuse("upstream_upgrade_unsolicited")
             return
@@ -537,19 +535,19 @@ class UpstreamConnection(asyncio.Protocol):
             if self._unread > HIGH_WATER_BYTES:
                 self.pause_reading(True)
             return
-        if self._chunks and self._sink is not None:
-            self._sink.relay_data(self.take_body())
-        if self._complete:
+        if self._chunks and self.sink is not None:
+            self.sink.relay_data(self.take_body())
+        if self.complete:
             if not finished.done():
                 finished.set_result(None)
         else:
             self.touch()
 
-    def touch(self) -> None:
-        """Something moved: start the silence, or the wait for the response's header, anew."""
+    def touch(self, now: float = 0.0) -> None:
+        """Something moved: start the silence, or the wait for the response's header, anew. `now`: of the loop, if it is known."""
         timeouts = self._timeouts
         allowed = timeouts.response if self.head is None and self.request_sent else timeouts.idle
-        deadline = self._loop.time() + allowed
+        deadline = (now or self._loop.time()) + allowed
         total = self.total_deadline
         self.deadline = total if total and total < deadline else deadline
 
@@ -584,7 +582,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _parse_failed(self, exc: httptools.HttpParserError) -> None:
         cause = exc.__context__
-        if self._complete:
+        if self.complete:
             # The response itself is sound; what follows it is not, so the connection goes and the response stays.
             self.keep_alive = False
             self._advance()

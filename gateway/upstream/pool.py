@@ -76,12 +76,12 @@ class Pool:
         self.connections_made += 1
         return connection
 
-    def give_back(self, connection: UpstreamConnection) -> None:
-        """Keep a connection whose exchange has ended well."""
+    def give_back(self, connection: UpstreamConnection, now: float = 0.0) -> None:
+        """Keep a connection whose exchange has ended well. `now`: of the loop, if it is known."""
         if self._closed or len(self._idle) >= self._max_idle:
             connection.abort()
             return
-        connection.idle_since = self._loop.time()
+        connection.idle_since = now or self._loop.time()
         self._idle.append(connection)
         if self._timer is None:
             self._timer = self._loop.call_later(MAX_IDLE_SECONDS, self._expire)

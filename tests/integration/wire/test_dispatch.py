@@ -90,6 +90,8 @@ def test_ends_like_a_request_that_a_task_awaits(stage: Stage, name: str) -> None
             else:
                 assert response.body == body
             assert tasks == expected_tasks
+            await until(lambda: len(gateway.records()) == 2, "a record of each request")
+            assert all(0 < record["duration_ms"] < 60_000 for record in gateway.records())
             await gateway.idle()
 
     run(main())
