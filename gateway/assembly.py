@@ -9,7 +9,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -41,6 +41,7 @@ from gateway.plan import RoutePlan
 from gateway.published import Publisher, published_sources
 from gateway.route import Route, Service
 from gateway.router import Router
+from gateway.server.overload import Overload
 from gateway.server.protocol import Front
 from gateway.settings import AuthenticationSettings, Settings
 from gateway.store.embedded import TEND_SECONDS, EmbeddedServer
@@ -49,6 +50,7 @@ from gateway.store.redis import Store
 from gateway.streams import OpenStreams
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
+from gateway.telemetry.process import ProcessLoad, load_sources
 from gateway.telemetry.services import ServiceFact, service_sources, tunnel_sources
 from gateway.telemetry.telemetry import Telemetry
 from gateway.telemetry.tls import tls_sources
@@ -98,6 +100,10 @@ def _consul(settings: Settings, failures: TlsFailures, before: Consul | None = N
         raise ConfigError(f"discovery.consul: {exc}") from exc
 
 
+def _as_configured(settings: Settings) -> int:
+    return settings.server.max.connections
+
+
 class Runtime:
     """A gateway at work in one process: what lives as long as the process, and the generation of its configuration that is at work.
 
@@ -111,6 +117,7 @@ class Runtime:
     pipeline: Pipeline
     forwarders: Mapping[str, Forwarder]
     front: Front
+    overload: Overload
 
     def __init__(self, settings: Settings, store: Store, embedded: EmbeddedServer | None, replica: str, tls_failures: TlsFailures) -> None:
         self.settings = settings
@@ -138,6 +145,7 @@ class Runtime:
                 *published_sources(lambda: self.publisher.table),
                 *together_sources(self._together_figures),
                 *tls_sources(self.tls_failures.counts, lambda: self.settings.certificates),
+                *load_sources(self._load),
             ],
         )
         self.started_at = time.time()
@@ -172,6 +180,9 @@ class Runtime:
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._testing: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
+        #: How many connections of clients can be had for settings.
+        self._affordable: Callable[[Settings], int] = _as_configured
+        self._connections = settings.server.max.connections
         self._started = False
         self._was_ready = False
         self.draining = False
@@ -196,6 +207,9 @@ class Runtime:
         first = draft.finish(self.generation, self.authenticator, self._forwarder)
         server = self.settings.server
         self.front = Front(first.pipeline, server.max, server.timeouts, first.proxies, self.client_deadlines, first.context)
+        self.overload = Overload(self.front, server.overload, server.workers, lambda detail: self.telemetry.event("admin", detail))
+        self.front.overload = self.overload
+        self.telemetry.lag.listener = self.overload.look
         self._enter(first)
         self.publisher.start()
         self.telemetry.start()
@@ -203,6 +217,16 @@ class Runtime:
         self.telemetry.dependencies.note("store", self.admission.ready)
         detail = {"version": gateway_version(), "generation": self.generation, "routes": len(self.routes.entries)}
         self.telemetry.started(detail, self.store)
+
+    def bound_connections(self, affordable: Callable[[Settings], int]) -> None:
+        """Take no more connections of clients than `affordable` says of the settings, now and after each reload.
+
+        Raises:
+            ConfigError: next to none can be had.
+        """
+        self._affordable = affordable
+        self._connections = affordable(self.settings)
+        self.front.maxima = replace(self.front.maxima, connections=self._connections)
 
     def test_store(self) -> None:
         """Look into the store once it is met, and say in the log what is wrong with it (SPEC section 3). Holds nothing up."""
@@ -253,6 +277,7 @@ class Runtime:
     def begin_drain(self, who: str) -> None:
         """Not ready from now on: this process ends. `who` wanted it."""
         self.draining = True
+        self.overload.end()
         logger.info("draining: %s", who)
         self.telemetry.event("admin", {"action": "drain", "source": who})
 
@@ -345,12 +370,14 @@ class Runtime:
         draft = self._draft(settings, published)
         consul = self.consul if settings.consul == before.settings.consul else _consul(settings, self.tls_failures, self.consul)
         watched = {name: self._watched(service, consul) for name, service in settings.services.items()}
+        connections = self._affordable(settings)
         authenticator = await self._authenticator_for(settings.authentication)
         if settings.state.fingerprint != before.settings.state.fingerprint:
             self.store.renew_certificates()
         # From here on nothing can fail.
         unanswered = await self.directory.replace(watched)
         self._warn_unanswered(unanswered)
+        self._connections = connections
         self._enter(draft.finish(before.number + 1, authenticator, self._forwarder))
         if consul is not self.consul:
             outdated, self.consul = self.consul, consul
@@ -432,7 +459,9 @@ class Runtime:
         self._circuits = {name: circuit for name, circuit in self._circuits.items() if name in generation.forwarders}
         self.pipeline = generation.pipeline
         server = generation.settings.server
-        self.front.change(generation.pipeline, server.max, server.timeouts, generation.proxies, generation.context)
+        maxima = replace(server.max, connections=self._connections)
+        self.front.change(generation.pipeline, maxima, server.timeouts, generation.proxies, generation.context)
+        self.overload.change(server.overload)
         self.telemetry.metrics.generation(generation.number)
         self.telemetry.metrics.rungs({self.ladder.mode(route) for route, _ in generation.routes.entries})
 
@@ -494,6 +523,10 @@ class Runtime:
             # Self-tests that are under way: that they are seen here proves that the store is shared.
             "sees": [name for name in self.together.heartbeat.live if name.startswith(SELF_TEST)],
         }
+
+    def _load(self) -> ProcessLoad:
+        overload = self.overload
+        return ProcessLoad(len(self.client_deadlines), self.pipeline.in_flight, overload.shed, overload.level, overload.memory_limit_bytes)
 
     def _together_figures(self) -> tuple[float, float, float, float]:
         mirror, heartbeat = self.together.mirror, self.together.heartbeat

@@ -71,6 +71,21 @@ class DrainSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverloadSettings:
+    """When a process takes less than what comes.
+
+    Args:
+        lag: seconds that requests may wait for the event loop; 0 for as long as they like.
+        memory: share of the memory from which on requests are refused; 0 for never.
+        memory_limit: bytes that a process may use; 0 for its share of what the container may.
+    """
+
+    lag: float = 0.1
+    memory: float = 0.9
+    memory_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """The data port. `trusted_proxies` are CIDR blocks whose X-Forwarded-* fields are believed."""
 
@@ -82,6 +97,7 @@ class ServerSettings:
     max: Maxima = Maxima()
     timeouts: ServerTimeouts = ServerTimeouts()
     drain: DrainSettings = DrainSettings()
+    overload: OverloadSettings = OverloadSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from gateway.settings import (
     AuditSettings,
     DrainSettings,
     Maxima,
+    OverloadSettings,
     ServerSettings,
     ServerTimeouts,
     Settings,
@@ -189,6 +190,11 @@ def _server(section: models.Server, report: Report, files: Files) -> ServerSetti
         max=Maxima(**section.max.model_dump()),
         timeouts=ServerTimeouts(**section.timeouts.model_dump()),
         drain=DrainSettings(**section.drain.model_dump()),
+        overload=OverloadSettings(
+            lag=section.overload.lag,
+            memory=section.overload.memory,
+            memory_limit=0 if section.overload.memory_limit == "auto" else section.overload.memory_limit,
+        ),
     )
 
 

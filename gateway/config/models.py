@@ -18,13 +18,13 @@ from gateway.config.values import (
     Keys,
     NotYet,
     OneOf,
+    OrAuto,
     Plain,
     Rate,
     Ratio,
     Size,
     Text,
     Whole,
-    WholeOrAuto,
     refused,
 )
 
@@ -162,6 +162,21 @@ class Drain(Section):
     )
 
 
+class Overload(Section):
+    """When requests are refused because there is more to do than can be done."""
+
+    lag: Annotated[float, Duration("10ms", "10s", zero=True)] = Field(
+        default=_SERVER.overload.lag,
+        description="How long requests may wait for the event loop before some are refused; 0: as long as they like.",
+    )
+    memory: Annotated[float, Ratio()] = Field(
+        default=_SERVER.overload.memory, description="Share of memory_limit from which on requests are refused; 0: not looked at."
+    )
+    memory_limit: Annotated[int | Literal["auto"], OrAuto(Size(64 * 1024**2, 1024 * GIBIBYTE))] = Field(
+        default="auto", description="Memory that a worker may use. auto: its share of the container's limit, or no limit."
+    )
+
+
 class Server(Section):
     """The data port."""
 
@@ -175,6 +190,7 @@ class Server(Section):
     max: Max = Field(default=Max(), description="Bounds on what a client may send.")
     timeouts: ServerTimeouts = Field(default=ServerTimeouts(), description="How long a client may take.")
     drain: Drain = Field(default=Drain(), description="How a process ends when it is told to.")
+    overload: Overload = Field(default=Overload(), description="When requests are refused because there is more to do than can be done.")
 
 
 class Admin(Section):
@@ -196,7 +212,7 @@ class State(Section):
     mirror_age: Annotated[float, Duration("1s", "30d", zero=True)] = Field(
         default=_STATE.mirror_age, description="Up to this age the mirror of revocations decides for open and fair_share; 0: never."
     )
-    shards: Annotated[int | Literal["auto"], WholeOrAuto(Whole(1, 256))] = Field(
+    shards: Annotated[int | Literal["auto"], OrAuto(Whole(1, 256))] = Field(
         default="auto", description="Virtual shards that keys are spread over. auto: 16 on a cluster, else 1."
     )
     ca_file: OptionalText = Field(default="", description="PEM file of the authorities that servers are verified with.")

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
@@ -186,21 +186,21 @@ class Whole(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class WholeOrAuto(Value):
-    """A whole number, or `auto`."""
+class OrAuto(Value):
+    """Another kind of value, or `auto`."""
 
-    number: Whole
+    other: Value
 
-    def parse(self, value: object) -> int | Literal["auto"]:
+    def parse(self, value: object) -> Any:
         if value == "auto":
             return "auto"
         try:
-            return self.number.parse(value)
+            return self.other.parse(value)
         except Wrong as error:
             raise Wrong(error.message, error.allowed.replace("allowed: ", "allowed: auto, ")) from error
 
     def describe(self) -> dict[str, Any]:
-        return {"anyOf": [{"const": "auto"}, self.number.describe()]}
+        return {"anyOf": [{"const": "auto"}, self.other.describe()]}
 
 
 @dataclass(frozen=True, slots=True)

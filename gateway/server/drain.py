@@ -73,6 +73,8 @@ class LastAnswers:
     """Hands requests on to the pipeline, notes when the last one came, and has the answers close their connections."""
 
     def __init__(self, handler: Handler, clock: Callable[[], float]) -> None:
+        #: What it hands on to.
+        self.handler = handler
         self._open = handler.open
         self._clock = clock
         self.begin = handler.begin

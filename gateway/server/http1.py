@@ -315,6 +315,9 @@ class StrictHttp1Protocol(HttpToolsProtocol):
             error = HeadersTooLarge() if self._collected else UriTooLong()
         if error is not None:
             self._broken = True
+            # One read may have brought forty thousand fields, and the connection goes on for a while, so that the client hears why it ends.
+            self._collected.clear()
+            self._earlier.clear()
             self.refused(error)
 
     def stop_reading_requests(self) -> None:

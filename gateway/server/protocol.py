@@ -25,6 +25,8 @@ from gateway.exchange import Exchange
 from gateway.peer import Peer, TrustedProxies
 from gateway.server.cycle import ApplicationCycle
 from gateway.server.http1 import RequestHead, StrictHttp1Protocol
+from gateway.server.overload import Overload
+from gateway.server.shedding import NO_LIMIT
 from gateway.server.upgrade import UpgradeExchange
 from gateway.server.wire import WireExchange
 from gateway.settings import Maxima, ServerTimeouts
@@ -36,6 +38,8 @@ from gateway.upstream.tunnel import Side
 LINGER_SECONDS = 2.0
 #: What a connection that has not sent anything yet gets for its first request when the server stops.
 FIRST_HEAD_SECONDS = 1.0
+#: Requests of one connection that wait for their turn. One read may bring eight thousand of them, at 350 bytes of memory each.
+MAX_QUEUED = 256
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -63,7 +67,10 @@ class Front:
         context: for handshakes, where the port speaks TLS.
     """
 
-    __slots__ = ("context", "deadlines", "handler", "maxima", "proxies", "requests", "timeouts")
+    __slots__ = ("context", "deadlines", "handler", "maxima", "overload", "proxies", "requests", "room", "timeouts")
+
+    #: Says what to do with requests that there is no room for.
+    overload: Overload
 
     def __init__(
         self,
@@ -82,6 +89,8 @@ class Front:
         self.context = context
         #: Requests whose turn has come.
         self.requests: Turn[WireExchange] = Turn(start)
+        #: Requests that may begin before `overload` looks again; it sets this anew then.
+        self.room = NO_LIMIT
 
     def change(
         self,
@@ -187,7 +196,12 @@ class GatewayProtocol(StrictHttp1Protocol):
         exchange = WireExchange(self, head, head.target)
         self._head_deadline = 0.0
         self._newest = exchange
-        self._queue.append(exchange)
+        queue = self._queue
+        queue.append(exchange)
+        if len(queue) >= MAX_QUEUED:
+            # Answered in order like all others, and then the connection ends: what follows is not read.
+            exchange.end_keep_alive()
+            self._keep_alive = False
 
     def repeated_received(self, head: RequestHead, target: bytes) -> None:
         if self.active is not None or self._queue or self._closing or self.writing_paused:
@@ -264,11 +278,20 @@ class GatewayProtocol(StrictHttp1Protocol):
                 self.resume_reading("pipeline")
             self._rearm()
             return
-        self._begin(self._queue.popleft())
+        exchange = self._queue.popleft()
+        if self._pauses and not self._queue:
+            # The rest of its body may be among what was not read.
+            self.resume_reading("pipeline")
+        self._begin(exchange)
 
     def _begin(self, exchange: WireExchange) -> None:
+        front = self.front
+        if front.room <= 0:
+            self._shed(exchange)
+            return
+        front.room -= 1
         self.active = exchange
-        self.front.requests.add(exchange)
+        front.requests.add(exchange)
 
     def run(self, exchange: WireExchange, steps: Coroutine[Any, Any, None]) -> None:
         """Start the task of an exchange."""
@@ -277,6 +300,23 @@ class GatewayProtocol(StrictHttp1Protocol):
         task = exchange.task = asyncio.Task(steps, loop=self.loop, name="request")
         if not self._closing:
             self.tasks.add(task)
+
+    def _shed(self, exchange: WireExchange) -> None:
+        """Refuse a request at the least cost: nothing is looked at but its method, and nothing is recorded of it but that it came.
+
+        Who has sent more behind it is closed, rather than refused again and again.
+        """
+        overload = self.front.overload
+        keep_alive = exchange.keep_alive and exchange.body_done and not self._queue and not overload.closes
+        self.write(overload.refusal(self.server_state.default_headers, body=exchange.method != "HEAD", close=not keep_alive))
+        self.exchange_done(exchange, keep_alive=keep_alive)
+        if overload.refused(self) and keep_alive:
+            self.pause_reading("held")
+
+    def release(self) -> None:
+        """Read again after a refusal."""
+        if not self._closing:
+            self.resume_reading("held")
 
     def start_cycle(self, exchange: WireExchange) -> None:
         """Let an application of this process answer."""

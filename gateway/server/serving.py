@@ -22,6 +22,7 @@ import uvicorn
 from gateway.errors import ConfigError
 from gateway.failure import report
 from gateway.server.controls import Controls
+from gateway.server.descriptors import affordable_connections
 from gateway.server.drain import CUT_OFF_SECONDS, Drain
 from gateway.server.face import AsgiFace
 from gateway.server.protocol import server_protocol
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 AdminApp = Callable[["Runtime", Controls], Any]
 
 BACKLOG = 2048
+#: libuv takes one connection from a listening handle in each turn of the loop, which under load is a hundred a second; so there are several
+#: handles for the one socket.
+ACCEPTS_A_TURN = 32
 #: New objects between two looks of the garbage collector: about 20 MB if all of them were garbage.
 GARBAGE_THRESHOLD = 100_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -56,6 +60,14 @@ class Origin(Protocol):
 class QuietServer(uvicorn.Server):
     """uvicorn's server without its signal handling: ours ends several servers, closes the runtime, and exits with 0."""
 
+    #: Handles for one listening socket.
+    acceptors = ACCEPTS_A_TURN
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._listening: socket.socket | None = None
+        self._resuming: asyncio.Task[None] | None = None
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -69,6 +81,39 @@ class QuietServer(uvicorn.Server):
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """Requests that are being handled."""
         return self.server_state.tasks
+
+    async def accept_faster(self, sock: socket.socket) -> None:
+        """Take up to `ACCEPTS_A_TURN` connections from a listening socket in each turn of the event loop."""
+        if self._listening is None:
+            # The kernel's socket listens for as long as somebody has it.
+            self._listening = sock.dup()
+        while len(self.servers) < self.acceptors:
+            self.servers.append(await self._acceptor(sock))
+
+    def pause_accepting(self) -> None:
+        """Accept no connections; the kernel queues them (`BACKLOG`) and refuses what is more."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+
+    def resume_accepting(self) -> None:
+        """Accept them again."""
+        if not self.should_exit and self._listening is not None:
+            self._resuming = asyncio.get_running_loop().create_task(self.accept_faster(self._listening), name="resume accepting")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        await super().shutdown(sockets)
+
+    async def _acceptor(self, sock: socket.socket) -> asyncio.Server:
+        protocol: Any = self.config.http_protocol_class
+        made = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        # Closed with its server, while the kernel's socket goes on listening.
+        return await asyncio.get_running_loop().create_server(made, sock=sock.dup(), backlog=BACKLOG)
 
     def stop(self) -> None:
         """Close the port and idle connections, and end when the last connection has."""
@@ -90,6 +135,12 @@ class SecureServer(QuietServer):
     def __init__(self, config: uvicorn.Config, listen: Callable[[socket.socket, SecureServer], SecureListener]) -> None:
         super().__init__(config)
         self._listen = listen
+
+    #: It takes many connections in a turn by itself.
+    acceptors = 1
+
+    async def _acceptor(self, sock: socket.socket) -> asyncio.Server:
+        return self._listen(sock.dup(), self)  # type: ignore[return-value]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
@@ -282,6 +333,7 @@ async def serve_process(
         # Told to stop before it could serve anybody.
         return
     server = data_server(face, runtime)
+    runtime.overload.guard(server)
     drain = Drain(runtime.front, server, lambda: runtime.settings.server.drain, runtime.begin_drain)
     accepted = _tell_supervisor(ACCEPTED_SIGNAL) if supervised else _nobody_to_tell
     reloader = Reloader(origin.read_again, declared, runtime, runtime.telemetry, accepted)
@@ -289,10 +341,13 @@ async def serve_process(
     site = QuietServer(_config(admin_app(runtime, Controls(functools.partial(reloader.reload, "admin"), end)), http="httptools"))
     _obey_signals(drain, reloader, from_file=bool(declared.source))
     try:
+        runtime.bound_connections(affordable_connections)
         tasks = await _started((server, site), (data, admin))
+        await server.accept_faster(data)
         settle_garbage_collector()
         reloader.start()
         listening()
+        runtime.telemetry.lag.arm()
         await tasks[0]
         await reloader.close()
         await drain.close()

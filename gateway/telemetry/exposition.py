@@ -21,7 +21,16 @@ from prometheus_client.samples import Sample
 OPENMETRICS = "application/openmetrics-text"
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-ADDED_GAUGES = frozenset({"process_open_fds", "process_resident_memory_bytes", "process_virtual_memory_bytes"})
+ADDED_GAUGES = frozenset(
+    {
+        "gateway_connections",
+        "gateway_memory_limit_bytes",
+        "gateway_requests_in_flight",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+    }
+)
 EARLIEST_GAUGES = frozenset({"process_start_time_seconds"})
 
 SeriesKey = tuple[str, tuple[tuple[str, str], ...]]

@@ -70,7 +70,8 @@ class Telemetry:
     ) -> None:
         self._writers: dict[str, LineWriter] = {}
         self._failures: dict[str, int] = {}
-        self._lag = LoopLag()
+        #: Of the running event loop, once started.
+        self.lag = LoopLag()
         self._watch: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finished: list[Observation] = []
@@ -116,7 +117,7 @@ class Telemetry:
     def start(self) -> None:
         """Begin to sample the running event loop's lag, and to tell of requests together."""
         self._loop = asyncio.get_running_loop()
-        self._watch = self._loop.create_task(self._lag.watch(), name="event-loop-lag")
+        self._watch = self._loop.create_task(self.lag.watch(), name="event-loop-lag")
 
     def observe(self, observation: Observation) -> None:
         """Take note of a finished request; everybody is told of several together (see `TOGETHER`). Never raises."""
@@ -217,7 +218,7 @@ class Telemetry:
                 ("part",),
                 self._read_failures,
             ),
-            Source("gateway_event_loop_lag_seconds", "Greatest lag of the event loop in the last 15 s.", "gauge", (), self._lag.read),
+            Source("gateway_event_loop_lag_seconds", "Greatest lag of the event loop in the last 15 s.", "gauge", (), self.lag.read),
         )
 
     def _read_audit_dropped(self) -> Values:

@@ -47,6 +47,9 @@ from gateway.upstream.tunnel import Figures
 #: Statuses that may be no answer to the request: a gateway's errors, and the end of an idle connection.
 NO_ANSWERS = GATEWAY_ERRORS | {408}
 
+#: What of a body comes after the head is sent with it; more is not copied for that.
+JOINED_BYTES = 16 * 1024
+
 #: A request on its way: what is asked, how, until when (`loop.time()`, 0 for no end), and which instances were tried, the last one now.
 Course = tuple[Exchange, "RequestShape", float, tuple[Endpoint, ...]]
 
@@ -332,12 +335,17 @@ class Forwarder:
             if sent:
                 response = connection.told()
             else:
-                # Only now: more of the body may have come while we connected.
                 trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
-                body = exchange.first_body() if exchange.body_length != 0 else b""
-                data = b"%b%b\r\n%b" % (head, trace_lines, body)
                 timeouts = shape.per_try if len(tried) <= self._retries.attempts else shape.timeouts
+                # Only now: more of the body may have come while we connected.
+                body = exchange.first_body() if exchange.body_length != 0 else b""
+                joined = len(body) <= JOINED_BYTES
+                data = b"%b%b\r\n%b" % (head, trace_lines, body if joined else b"")
                 response = connection.begin(data, exchange, timeouts, deadline, head_request=exchange.method == "HEAD")
+                if not joined:
+                    connection.write(body)
+                # They would be held until the exchange ends.
+                del data, body
                 exchange.begin_upload(connection)
                 connection.touch()
             try:

@@ -26,6 +26,7 @@ DICE = {
     "gateway/client.py": "ids of traces and requests",
     "gateway/demo/synthesis.py": "made-up patients",
     "gateway/pipeline.py": "ids of requests",
+    "gateway/server/overload.py": "ids of requests that are refused",
     "gateway/store/slot_lines.py": "when to ask again",
     "gateway/store/slots.py": "which node to ask",
     "gateway/store/wire.py": "when to connect again",

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from gateway.server.protocol import MAX_QUEUED
 from tests.integration.wire.conftest import Stage
 from tests.support.gateway_process import GET, Client, run
 from tests.support.recording_upstream import Link, Script, answering
@@ -70,7 +71,7 @@ def test_pipelined_requests_are_answered_in_order(stage: Stage, split: bool) -> 
 
 
 def test_a_flood_of_pipelined_requests_is_held_back(stage: Stage) -> None:
-    """F-41: what is queued is bounded by what one read brings, the rest waits in the client's kernel."""
+    """F-41: what is queued is bounded, the rest waits in the client's kernel; after the last that was queued the connection ends."""
     slow = {b"/s/0": asyncio.Event()}
 
     async def main() -> None:
@@ -81,8 +82,30 @@ def test_a_flood_of_pipelined_requests_is_held_back(stage: Stage) -> None:
             await asyncio.sleep(0.3)
             assert not flood.done()
             slow[b"/s/0"].set()
-            assert [(await client.response()).body for _ in range(1000)] == [b"/s/0"] + [b"/s/1"] * 999
+            responses = [await client.response() for _ in range(1 + MAX_QUEUED)]
+            assert [response.body for response in responses] == [b"/s/0"] + [b"/s/1"] * MAX_QUEUED
+            assert [response.values(b"connection") for response in responses] == [[]] * MAX_QUEUED + [[b"close"]]
+            assert await client.rest() == b""
             flood.cancel()
+
+
+def test_the_last_of_a_flood_has_its_body(stage: Stage) -> None:
+    """F-41, H9: it is as whole as the others, though its body comes later."""
+    slow = {b"/s/0": asyncio.Event()}
+
+    async def main() -> None:
+        async with stage(named(slow)) as (gateway, upstream):
+            client = await gateway.connect()
+            await client.send(get(b"/s/0"))
+            await until(lambda: len(upstream.requests) == 1, "the first request")
+            await client.send(get(b"/s/1") * (MAX_QUEUED - 1) + b"POST /s/2 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+            slow[b"/s/0"].set()
+            await until(lambda: len(upstream.requests) == 1 + MAX_QUEUED, "the last request")
+            await client.send(b"world" + get(b"/s/3"))
+            responses = [await client.response() for _ in range(1 + MAX_QUEUED)]
+            assert (responses[-1].body, responses[-1].values(b"connection")) == (b"/s/2", [b"close"])
+            assert await client.rest() == b""
+            assert (upstream.requests[-1].body, len(upstream.requests)) == (b"helloworld", 1 + MAX_QUEUED)
 
     run(main())
 

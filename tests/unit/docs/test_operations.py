@@ -18,6 +18,7 @@ from gateway.server.controls import Controls
 from gateway.settings import AuditSettings, TelemetrySettings
 from gateway.telemetry.discovery import discovery_sources
 from gateway.telemetry.metrics import endpoints_source, together_sources
+from gateway.telemetry.process import ProcessLoad, load_sources
 from gateway.telemetry.services import service_sources, tunnel_sources
 from gateway.telemetry.telemetry import Telemetry
 from gateway.telemetry.tls import tls_sources
@@ -35,6 +36,7 @@ def rendered() -> set[str]:
         *service_sources(lambda fact: []),
         *tunnel_sources(lambda: []),
         *tls_sources(lambda: [], dict),
+        *load_sources(lambda: ProcessLoad(0, 0, 0, 0, 0)),
     ]
     telemetry = Telemetry(TelemetrySettings(), AuditSettings(sink=()), version="1", replica="r", sources=sources)
     asyncio.run(telemetry.close(1.0))
