@@ -130,6 +130,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.writing_paused = False
         self._closing = False
         self._lingering = False
+        self._cut_at = 0.0
         #: When the head that is being received has to be complete (`loop.time()`); 0 before its first byte.
         self._head_deadline = 0.0
         #: When `expire` is called (`loop.time()`); what is waited for follows from the state.
@@ -414,6 +415,7 @@ class GatewayProtocol(StrictHttp1Protocol):
     def _linger(self, seconds: float) -> None:
         """Go on reading for so long, without taking anything."""
         self._lingering = True
+        self._cut_at = self.loop.time() + self.front.timeouts.body
         self.drop_rest()
         self._newest = None
         self._pauses.clear()
@@ -482,7 +484,9 @@ class GatewayProtocol(StrictHttp1Protocol):
     def expire(self) -> None:
         """A deadline has passed: a slow head or body is told so, silence is not, and who doesn't read is cut off."""
         self.deadline = 0.0
-        if self._closing or self.writing_paused:
+        if self._lingering and self.transport.get_write_buffer_size() and self.loop.time() < self._cut_at:
+            self.deadline = min(self.loop.time() + LINGER_SECONDS, self._cut_at)  # It still takes what was written.
+        elif self._closing or self.writing_paused:
             self.transport.abort()
         elif self._pauses:
             self.deadline = self.loop.time() + self.front.timeouts.body  # It is us, or the upstream, who don't take more.

@@ -360,3 +360,26 @@ class Reader:
 
     async def __call__(self, link: Link) -> None:
         await link.until_lost()
+
+
+def test_a_slow_reader_gets_the_end_of_the_last_answer(stage: Stage) -> None:
+    """H6, H10: what was written is sent for as long as any answer is, also when the connection ends with it."""
+    # How much the sockets between us hold is not known; this way some of these answers wait in the gateway when they are complete.
+    sizes = range(256 << 10, 6 << 20, 64 << 10)
+
+    async def script(link: Link) -> None:
+        while (request := await link.request()) is not None:
+            body = b"x" * int(request.line.split()[1].rpartition(b"/")[2])
+            await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def main() -> None:
+        async with stage(script) as (gateway, _):
+            clients = [await gateway.connect(limit=1024) for _ in sizes]
+            for client, size in zip(clients, sizes, strict=True):
+                await client.send(b"GET /s/%d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % size)
+            # Longer than a connection lingers that has been closed.
+            await asyncio.sleep(3.5)
+            for client, size in zip(clients, sizes, strict=True):
+                assert len((await client.response()).body) == size
+
+    run(main())
