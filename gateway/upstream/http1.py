@@ -516,16 +516,23 @@ class UpstreamConnection(asyncio.Protocol):
         """The parser has handed over: whoever asked for it takes the connection, which is never used for HTTP again."""
         sink = self.sink
         if self.head is None or not isinstance(sink, Switching):
+            self._no_answer()
             self._refuse("upstream_upgrade_unsolicited")
             return
         try:
             sink.relay_switch(self, rest)
         except BadGateway as error:
+            self._no_answer()
             self.abort(error)
             return
         self.keep_alive = False
         self.deadline = 0.0
         self._tell(None)
+
+    def _no_answer(self) -> None:
+        """A 101 that nobody asked for is no complete response, though the parser has told its end (SPEC H12)."""
+        self.head = None
+        self.complete = False
 
     def _advance(self) -> None:
         """Tell whoever waits how far the response has come."""
