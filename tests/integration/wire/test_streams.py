@@ -28,7 +28,7 @@ def rss_bytes() -> int:
 
 @both
 def test_a_request_body_passes_piece_by_piece(stage: Stage, adapter: Adapter) -> None:
-    """H6: each piece is at the upstream before the next one is sent."""
+    """H6, F-34: each piece is at the upstream before the next one is sent."""
     pieces = [b"one", b"two" * 1000, b"three"]
 
     async def main() -> None:
@@ -49,7 +49,7 @@ def test_a_request_body_passes_piece_by_piece(stage: Stage, adapter: Adapter) ->
 
 @both
 def test_a_response_body_passes_piece_by_piece(stage: Stage, adapter: Adapter) -> None:
-    """H6, H7: the first byte isn't held back, nor any event of an event stream."""
+    """H6, H7, F-34: the first byte isn't held back, nor any event of an event stream."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     turns: asyncio.Queue[bytes] = asyncio.Queue()
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, get_args
 
 from gateway.settings import AUDIT_EVENTS
-from gateway.telemetry.audit import EventKind
+from gateway.telemetry.audit import Audit, EventKind
+from gateway.telemetry.lines import LineWriter
+from gateway.telemetry.record import TimeText
+from gateway.telemetry.trail import Trail
 from tests.support.audit_chains import whole_chain
 from tests.support.documents import ROOT, code_words, part, snippets
+from tests.support.observations import observation
 
 PAGE = ROOT / "docs" / "compliance.md"
 
@@ -39,3 +45,24 @@ def test_the_tests_that_are_named_are_there() -> None:
     named = {word for word in code_words(PAGE.read_text(encoding="utf-8")) if word.startswith("tests/")}
     assert named
     assert all((ROOT / path).exists() for path in named)
+
+
+def members(record: dict[str, Any], prefix: str = "") -> set[str]:
+    """The paths of everything in a record, as the page writes them."""
+    found = set()
+    for name, value in record.items():
+        found.add(prefix + name)
+        if isinstance(value, dict):
+            found |= members(value, f"{prefix}{name}.")
+    return found
+
+
+def test_every_field_that_retention_rules_ask_for_is_in_a_record(tmp_path: Path) -> None:
+    """S-43: each field of the mapping, in a record of a request."""
+    mapped = code_words(part(PAGE, "## Fields of federal logging rules"))
+    assert len(mapped) > 15
+    writer = LineWriter(f"file:{tmp_path / 'audit.jsonl'}")
+    Audit(Trail([writer], chained=True), format="json", replica="gw-1", time=TimeText()).observe(observation())
+    assert writer.close(10.0) == 0
+    record = json.loads((tmp_path / "audit.jsonl").read_bytes())
+    assert mapped <= members(record)
