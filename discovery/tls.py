@@ -41,6 +41,10 @@ _VERIFICATION: dict[int, tuple[str, str]] = {
 _NOT_TRUSTED = ("not_trusted", "its certificate does not hold")
 
 _NO_CERTIFICATE = ("no_certificate", "it showed no certificate")
+#: A certificate that held in the handshake, and that we can't make sense of.
+UNREADABLE = ("unreadable", "its certificate can't be read")
+#: The reasons that mean that the other side has not proved who it is.
+UNPROVED = frozenset(reason for reason, _ in (*_VERIFICATION.values(), _NOT_TRUSTED, _NO_CERTIFICATE, UNREADABLE))
 _VERSION = ("protocol_version", "no version of TLS that both allow")
 _CIPHER = ("no_common_cipher", "no cipher that both allow")
 _HANDSHAKE = ("handshake_failure", "it ended the handshake: no cipher that both allow, or it wants a certificate of us")
@@ -149,8 +153,8 @@ class TlsFailures:
         for key, count in list(self._counts.items()):
             yield key, float(count)
 
-    def note(self, place: Place, who: str, failure: tuple[str, str]) -> None:
-        """A handshake with somebody has failed.
+    def note(self, place: Place, who: str, failure: tuple[str, str]) -> int:
+        """A handshake with somebody has failed. Returns how many failures the line in the log stands for; 0 when none was written.
 
         Args:
             who: the other side, for the log: an address, the name of a service.
@@ -162,10 +166,11 @@ class TlsFailures:
         now = self._clock()
         told_at, told = self._told.get(key, (-QUIET_SECONDS, 0))
         if now - told_at < QUIET_SECONDS:
-            return
+            return 0
         self._told[key] = (now, count)
         more = f" ({count - told - 1} more like it since the last line)" if count - told > 1 else ""
         logger.warning("TLS handshake failed, %s, %s: %s: %s%s", place, who, reason, sentence, more)
+        return count - told
 
 
 #: For whoever has nobody to tell.

@@ -272,7 +272,7 @@ class TelemetrySettings:
     access_log: AccessLogSettings = AccessLogSettings(format="off")
 
 
-AuditEvent = Literal["allowed", "denied", "admin", "config", "dependency"]
+AuditEvent = Literal["allowed", "denied", "admin", "config", "dependency", "handshake"]
 AUDIT_EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 
 

@@ -160,7 +160,8 @@ def data_server(face: AsgiFace, runtime: Runtime) -> QuietServer:
             protocol: SecureProtocol = config.http_protocol_class(config=config, server_state=server.server_state, app_state={})  # type: ignore[call-arg, assignment]
             return protocol
 
-        return SecureListener(sock, front, server.server_state.connections, make, runtime.tls_failures)
+        record = functools.partial(runtime.telemetry.event, "handshake")
+        return SecureListener(sock, front, server.server_state.connections, make, runtime.tls_failures, record)
 
     return SecureServer(config, listen)
 

@@ -12,13 +12,13 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from discovery.tls import CIPHERS, TlsFailures, handshake_failure, no_password
+from discovery.tls import CIPHERS, UNPROVED, UNREADABLE, TlsFailures, handshake_failure, no_password
 from gateway.certificates import ClientCertificate, client_certificate
 from gateway.errors import ConfigError, GatewayError
 from gateway.server.cycle import ApplicationCycle
@@ -156,7 +156,7 @@ def _shown(transport: asyncio.BaseTransport) -> ClientCertificate | None:
     try:
         certificate = client_certificate(der)
     except ValueError as exc:
-        raise Refused("unreadable", "its certificate can't be read") from exc
+        raise Refused(*UNREADABLE) from exc
     if certificate.not_after <= time.time():
         # The session was taken up again, and OpenSSL looks at dates in whole handshakes only.
         raise Refused("expired", "its certificate has expired")
@@ -212,7 +212,7 @@ class Handshake:
                 ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
         except Exception as error:
-            listener.failures.note("server", self._who, handshake_failure(error))
+            listener.failed(self._who, handshake_failure(error))
         else:
             if self._stopping and self._made is not None:
                 self._made.shutdown()
@@ -226,7 +226,7 @@ class Handshake:
 
     def refused(self, why: Refused) -> None:
         """The client may not come in."""
-        self._listener.failures.note("server", self._who, why.args)
+        self._listener.failed(self._who, why.args)
 
 
 class SecureListener:
@@ -238,16 +238,24 @@ class SecureListener:
         connections: uvicorn's.
         make: a protocol for a connection.
         failures: is told of handshakes that came to nothing.
+        record: takes the detail of an audit record of clients that have not proved who they are.
     """
 
     def __init__(
-        self, sock: socket.socket, front: Front, connections: set[Any], make: Callable[[], SecureProtocol], failures: TlsFailures
+        self,
+        sock: socket.socket,
+        front: Front,
+        connections: set[Any],
+        make: Callable[[], SecureProtocol],
+        failures: TlsFailures,
+        record: Callable[[Mapping[str, object]], None],
     ) -> None:
         self._sock = sock
         self.front = front
         self.connections = connections
         self.make = make
-        self.failures = failures
+        self._failures = failures
+        self._record = record
         self.under_way: set[Handshake] = set()
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
@@ -255,6 +263,17 @@ class SecureListener:
 
     def __repr__(self) -> str:
         return f"<SecureListener under way {len(self.under_way)}>"
+
+    def failed(self, who: str, failure: tuple[str, str]) -> None:
+        """A handshake came to nothing. A record goes with the line in the log, so there are no more of them than of those.
+
+        Args:
+            who: the client's address.
+            failure: reason and sentence.
+        """
+        told = self._failures.note("server", who, failure)
+        if told and failure[0] in UNPROVED:
+            self._record({"reason": failure[0], "source": who, "failures": told})
 
     def close(self) -> None:
         """Accept nothing more."""
@@ -282,7 +301,7 @@ class SecureListener:
 
     def _admit(self, sock: socket.socket, who: str) -> None:
         if len(self.connections) >= self.front.maxima.connections and len(self.under_way) >= SPARE_HANDSHAKES:
-            self.failures.note("server", who, ("overloaded", "there are too many connections and handshakes"))
+            self.failed(who, ("overloaded", "there are too many connections and handshakes"))
             sock.close()
             return
         sock.setblocking(False)

@@ -19,7 +19,7 @@ from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, millisec
 from gateway.telemetry.spelling import principal_text, source_of, spelling_of
 from gateway.telemetry.trail import Trail
 
-EventKind = Literal["admin", "config", "dependency", "start", "stop", "checkpoint", "gap"]
+EventKind = Literal["admin", "config", "dependency", "handshake", "start", "stop", "checkpoint", "gap"]
 NO_DETAIL: Mapping[str, object] = MappingProxyType({})
 
 

@@ -144,7 +144,7 @@ class Telemetry:
         self.tell()
 
     def event(self, kind: EventKind, detail: Mapping[str, object] = NO_DETAIL) -> None:
-        """Record in the audit what isn't a request: `admin`, `config`, `dependency`. No secrets in `detail`. Never raises."""
+        """Record in the audit what isn't a request: `admin`, `config`, `dependency`, `handshake`. No secrets in `detail`. Never raises."""
         self.tell()
         try:
             self.audit.event(kind, detail)

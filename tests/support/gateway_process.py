@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,7 +243,7 @@ async def _serving_wire(app: BackendAPIGateway, sock: socket.socket, running: Ru
         server = await asyncio.get_running_loop().create_server(make, sock=sock, backlog=2048)
     else:
         sock.listen(2048)
-        server = SecureListener(sock, front, state.connections, make, runtime.tls_failures)
+        server = SecureListener(sock, front, state.connections, make, runtime.tls_failures, partial(runtime.telemetry.event, "handshake"))
     try:
         yield
     finally:

@@ -57,11 +57,11 @@ def test_a_flood_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> N
     now = [0.0]
     failures = TlsFailures(lambda: now[0])
     with caplog.at_level(logging.WARNING):
-        for _ in range(1000):
-            failures.note("server", "10.0.0.1", ("expired", "its certificate has expired"))
+        told = [failures.note("server", "10.0.0.1", ("expired", "its certificate has expired")) for _ in range(1000)]
+        assert told == [1, *[0] * 999]
         failures.note("service", "patients", ("expired", "its certificate has expired"))
         now[0] = QUIET_SECONDS
-        failures.note("server", "10.0.0.2", ("expired", "its certificate has expired"))
+        assert failures.note("server", "10.0.0.2", ("expired", "its certificate has expired")) == 1000
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "TLS handshake failed, server, 10.0.0.1: expired: its certificate has expired",

@@ -188,7 +188,10 @@ def test_limits_of_a_principal_or_an_address_are_one_call_on_every_number_of_sha
             "audit: {when_full: drop}\n" + route(""),
             "f audit.when_full: while a sink can't be written, requests go unrecorded; block",
         ),
-        ("audit: {events: [denied, admin]}\n" + route(""), "f audit.events: not recorded: allowed, config, dependency; all of them"),
+        (
+            "audit: {events: [denied, admin]}\n" + route(""),
+            "f audit.events: not recorded: allowed, config, dependency, handshake; all of them",
+        ),
         ("routes: []", "f services.p: no route leads to this service"),
     ],
 )

@@ -280,7 +280,7 @@ def test_failed_authentications_are_limited_unless_that_is_off() -> None:
 def test_the_audit_is_chained_and_whole_unless_said_otherwise() -> None:
     """O6: and every key reaches the settings."""
     assert load_text("version: 1", {}).audit == AuditSettings(
-        when_full="block", chain=True, checkpoint=60.0, events=("allowed", "denied", "admin", "config", "dependency")
+        when_full="block", chain=True, checkpoint=60.0, events=("allowed", "denied", "admin", "config", "dependency", "handshake")
     )
     text = "version: 1\naudit: {format: text, when_full: drop, chain: false, checkpoint: 0, events: [denied, admin]}"
     assert load_text(text, {}).audit == AuditSettings(
