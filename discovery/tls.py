@@ -104,8 +104,13 @@ def client_context(ca_file: str = "", certificate_file: str = "", key_file: str 
     # What is in the file is trusted, whether or not it is a root.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if certificate_file:
-        context.load_cert_chain(certificate_file, key_file or None, password=no_password)
+        show(context, certificate_file, key_file)
     return context
+
+
+def show(context: ssl.SSLContext, certificate_file: str, key_file: str = "") -> None:
+    """Have a context answer with a certificate where it is asked for one. Raises OSError and ValueError like `client_context`."""
+    context.load_cert_chain(certificate_file, key_file or None, password=no_password)
 
 
 def failure_of(error: BaseException) -> tuple[str, str] | None:

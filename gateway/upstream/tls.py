@@ -13,13 +13,19 @@ def client_context(settings: UpstreamTLS, service: str) -> ssl.SSLContext:
     """The context for a service's `https` instances: TLS 1.2 or newer, certificate and name verified unless told otherwise.
 
     Raises:
-        ConfigError: a file can't be read or is no PEM of its kind; the message names the section and the files.
+        ConfigError: a file can't be read or is no PEM of its kind; the message names the key and the file.
     """
+    section = f"services.{service}.tls"
     try:
-        context = discovery.tls.client_context(settings.ca_file, settings.certificate_file, settings.key_file)
+        context = discovery.tls.client_context(settings.ca_file)
     except (OSError, ValueError) as exc:
-        files = ", ".join(filter(None, (settings.ca_file, settings.certificate_file, settings.key_file)))
-        raise ConfigError(f"services.{service}.tls: the files can't be used ({files}): {exc}") from exc
+        raise ConfigError(f"{section}.ca_file: {settings.ca_file!r} is not a readable PEM bundle of certificates: {exc}") from exc
+    if settings.certificate_file:
+        try:
+            discovery.tls.show(context, settings.certificate_file, settings.key_file)
+        except (OSError, ValueError) as exc:
+            pair = f"{settings.certificate_file!r} with key_file {settings.key_file!r}"
+            raise ConfigError(f"{section}.certificate_file: {pair} is not a readable PEM certificate and key: {exc}") from exc
     context.set_alpn_protocols(["http/1.1"])
     if not settings.verify:
         context.check_hostname = False
