@@ -11,7 +11,7 @@ from gateway.errors import ConfigError, NotFound
 from gateway.failure import outline
 from gateway.peer import Peer
 from gateway.server.asgi import AsgiExchange, Receive, Scope, Send, shown_certificate
-from gateway.server.sockets import SocketExchange
+from gateway.server.sockets import SocketExchange, says_no_target
 from gateway.telemetry.spans import KNOWN_METHODS, OTHER_METHOD
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class AsgiFace:
             self._opening = asyncio.Lock()
         async with self._opening:
             if self._runtime is None:
+                logging.getLogger("uvicorn.error").addFilter(says_no_target)
                 self._runtime = await self._opener()
         return self._runtime
 

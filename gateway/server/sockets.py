@@ -51,6 +51,11 @@ _NO_CODES = (1005, 1006, 1015)
 _MASK_BYTES = 4
 
 
+def says_no_target(record: logging.LogRecord) -> bool:
+    """A filter of uvicorn's log: its lines about WebSockets show path and query, whatever becomes of its access log (SPEC O4, F-61)."""
+    return not (isinstance(record.msg, str) and '"WebSocket %s"' in record.msg)
+
+
 class MessageTransport(asyncio.Transport):
     """What a tunnel takes for the client's connection: frames that are written become messages of ASGI, sent one after the other.
 

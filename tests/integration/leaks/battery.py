@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.integration.leaks.scene import BEACON, Reply, Scene, command, target_of
+from gateway.websocket import POLICY_VIOLATION
+from tests.integration.leaks.scene import BEACON, Reply, Scene, command, fields, own_page, target_of
 from tests.support.redis_server import wait_until
+from tests.support.websockets import BINARY, CLOSE, KEY, NO_MASK, PING, TEXT, close, frame
 
 #: What is told to whom asks with the admin token, whose own words these are.
 ADMIN_TOLD = ("answers: admin", "audit", "store*", "commands")
@@ -23,6 +25,7 @@ def every_outcome(scene: Scene) -> None:
     refused_for_its_credentials(scene, good)
     refused_later(scene, good)
     failed(scene, good)
+    tunnelled(scene, good)
 
 
 def answered(scene: Scene, good: str) -> None:
@@ -178,6 +181,73 @@ def failed(scene: Scene, good: str) -> None:
     scene.ask("crash", "crash", method="POST", body=body, authorization=good)
     for route in ("crash-later", "strange", "no-json"):
         scene.ask(route, route)
+
+
+def handshake(scene: Scene, what: str, authorization: str, *, origin: str = "", key: str = KEY.decode(), version: str = "13") -> list[str]:
+    """One that says as much as it can."""
+    put = scene.planted
+    return [
+        f"GET {target_of(put, 'socket', what)} HTTP/1.1",
+        *(line for line in fields(put) if not line.startswith(("Origin", "Connection"))),
+        f"Origin: {origin or own_page(put)}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        f"Sec-WebSocket-Key: {key}",
+        f"Sec-WebSocket-Version: {version}",
+        f"Sec-WebSocket-Protocol: {put('subprotocol that nobody takes')}, {put('upstream subprotocol')}",
+        f"Sec-WebSocket-Extensions: {put('WebSocket extension')}; {put('parameter of an extension')}=1",
+        f"Authorization: {authorization}",
+    ]
+
+
+def tunnelled(scene: Scene, good: str) -> None:
+    """WebSockets: opened, and ended by each side and by the gateway; refused by the gateway and by the service."""
+    put = scene.planted
+    goodbye = frame(CLOSE, b"\x0f\xa1" + put("echoed close reason").encode(), mask=NO_MASK)
+    said = [
+        frame(TEXT, put("message").encode(), mask=NO_MASK),
+        frame(BINARY, put("binary message").encode(), mask=NO_MASK),
+        frame(PING, put("echoed ping").encode(), mask=NO_MASK),
+    ]
+    large = frame(TEXT, put("large message").encode() * 1000, mask=NO_MASK)
+    broken = frame(TEXT, put("broken message").encode() + b"\xff", mask=NO_MASK)
+    conversations: dict[str, tuple[str, list[bytes]]] = {
+        "WebSocket, the client ends it": ("tunnel-open", [*said, goodbye]),
+        "WebSocket, the service ends it": ("tunnel-closed", []),
+        "WebSocket, too large": ("tunnel-open", [large]),
+        "WebSocket, broken": ("tunnel-open", [broken, goodbye]),
+        "WebSocket, the service is broken": ("tunnel-broken", [goodbye]),
+    }
+    for name, (what, frames) in conversations.items():
+        reply = scene.converse(name, handshake(scene, what, good), frames)
+        assert b"HTTP/1.1 101 " in reply.content, reply
+        assert put("upstream message").encode() in reply.content, reply
+    refused = {
+        "WebSocket, declined": handshake(scene, "403", good),
+        "WebSocket, unproved": handshake(scene, "tunnel-unproved", good),
+        "WebSocket, other page": handshake(scene, "tunnel-open", good, origin=f"https://{put('refused Origin')}.example"),
+        "WebSocket, nobody": handshake(scene, "tunnel-open", f"Bearer {put('bad token of a WebSocket')}"),
+    }
+    if scene.adapter == "wire":
+        # Another server refuses these by itself, in its own words.
+        refused["WebSocket, bad key"] = handshake(scene, "tunnel-open", good, key=put("bad key of a WebSocket"))
+        refused["WebSocket, bad version"] = handshake(scene, "tunnel-open", good, version=put("bad version of a WebSocket"))
+    for name, lines in refused.items():
+        assert scene.converse(name, lines).status >= 400, name
+    if scene.gateway.admin_url:
+        ended_by_revocation(scene)
+
+
+def ended_by_revocation(scene: Scene) -> None:
+    """A WebSocket whose token is revoked while it is open."""
+    token = scene.token("revoked-socket", "records:read")
+    body = {"kind": "token", "value": token, "reason": scene.planted("reason of a revocation", *ADMIN_TOLD)}
+
+    def revoke() -> None:
+        assert scene.gateway.admin("POST", "/v1/revocations", token=admin_token(scene), json=body).status_code == 201
+
+    reply = scene.converse("WebSocket, revoked", handshake(scene, "tunnel-open", f"Bearer {token}"), then=revoke)
+    assert reply.content.endswith(close(POLICY_VIOLATION)), reply
 
 
 def administrators(scene: Scene) -> Iterator[Reply]:

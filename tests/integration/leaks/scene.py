@@ -25,6 +25,7 @@ from tests.support.consul_agent import shared_agent
 from tests.support.identity_provider import Answer, Question, identity_provider
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.redis_server import RedisServer, free_port, redis_server, wait_until
+from tests.support.websockets import CLOSE, TEXT, accept_of, close, frame
 from tests.support.whole_gateway import (
     LISTENING,
     ROOT,
@@ -82,7 +83,46 @@ class _Talkative(socketserver.StreamRequestHandler):
         self._skip_body(head)
         what = head.split(b" ")[1].partition(b"?")[0].rpartition(b"/")[2].decode()
         with contextlib.suppress(OSError):
-            self.wfile.write(self._answer(what))
+            if what.startswith("tunnel-"):
+                self._tunnel(head, what.removeprefix("tunnel-"))
+            else:
+                self.wfile.write(self._answer(what))
+
+    def _tunnel(self, head: bytes, how: str) -> None:
+        """A WebSocket: it says something, and ends as it was asked to."""
+        put = self.planted
+        key = re.search(rb"(?i)\r\nsec-websocket-key: ([^\r]*)", head)
+        assert key is not None
+        accept = put("upstream proof") if how == "unproved" else accept_of(key[1]).decode()
+        lines = [
+            f"HTTP/1.1 101 {put('upstream reason phrase')}",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            f"Sec-WebSocket-Accept: {accept}",
+            f"Sec-WebSocket-Protocol: {put('upstream subprotocol')}",
+            f"{put('upstream field name')}: {put('upstream field value')}",
+            f"Set-Cookie: session={put('upstream cookie')}",
+        ]
+        self.wfile.write("\r\n".join([*lines, "", ""]).encode())
+        self.wfile.write(frame(TEXT, put("upstream message").encode(), mask=b""))
+        if how == "broken":
+            self.wfile.write(frame(TEXT, put("upstream broken message").encode() + b"\xff", mask=b""))
+        if how == "closed":
+            self.wfile.write(frame(CLOSE, b"\x0f\xa0" + put("upstream close reason").encode(), mask=b""))
+        else:
+            while (opcode := self._skip_frame()) not in (None, CLOSE):
+                pass
+            if opcode == CLOSE:
+                self.wfile.write(close(1000))
+
+    def _skip_frame(self) -> int | None:
+        """The kind of the client's next frame; None when there is none."""
+        start = self.rfile.read(2)
+        if len(start) < 2:
+            return None
+        size = start[1] & 0x7F
+        self.rfile.read(4 + (size if size < 126 else int.from_bytes(self.rfile.read(2), "big")))
+        return start[0] & 0x0F
 
     def _skip_body(self, head: bytes) -> None:
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
@@ -214,6 +254,11 @@ def fields(put: Planted) -> list[str]:
     ]
 
 
+def own_page(put: Planted) -> str:
+    """The origin of the page that may open WebSockets. Administrators are told what is configured."""
+    return f"https://{put('allowed Origin', 'answers: admin', 'commands')}.example"
+
+
 def target_of(put: Planted, route: str, what: str = "200") -> str:
     """A path with a parameter, and a query."""
     return f"/{BEACON}/{route}/{put('path parameter')}/{what}?{put('query name')}={put('query value')}"
@@ -270,6 +315,31 @@ class Scene:
                 while piece := connection.recv(65536):
                     content += piece
         reply = Reply(name, content, echo)
+        self.replies.append(reply)
+        return reply
+
+    def converse(self, name: str, lines: Sequence[str], frames: Sequence[bytes] = (), then: Callable[[], None] = lambda: None) -> Reply:
+        """A WebSocket: the handshake, what the client says once it is open and the service has spoken, and what comes back until the end.
+
+        Args:
+            then: what happens while it is open.
+        """
+        host, _, port = self.gateway.url.removeprefix("http://").rpartition(":")
+        greeting = self.planted("upstream message").encode()
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            content = b""
+            with contextlib.suppress(ConnectionError):
+                connection.sendall("\r\n".join([*lines, "", ""]).encode())
+                while piece := connection.recv(65536):
+                    content += piece
+                    if greeting in content:
+                        then()
+                        for each in frames:
+                            connection.sendall(each)
+                        break
+                while piece := connection.recv(65536):
+                    content += piece
+        reply = Reply(name, content, echo=True)
         self.replies.append(reply)
         return reply
 
@@ -372,6 +442,13 @@ def document(directory: Path, planted: Planted, login: Login, ports: dict[str, i
             route("narrow", service="narrow", authentication="none"),
             route("public", authentication="none", cors={"origins": ["https://app.example.gov"]}),
             route("optional", authentication="optional"),
+            route(
+                "socket",
+                scopes=["records:read"],
+                limits=[f"{BEACON}-wide"],
+                websocket={"origins": [own_page(planted)]},
+                max={"body_bytes": "4KiB"},
+            ),
         ],
         telemetry={
             "traces": {"endpoint": traces},

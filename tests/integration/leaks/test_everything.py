@@ -47,6 +47,7 @@ OUTCOMES = {
     (413, "body_too_large"),
     (414, "uri_too_long"),
     (429, "rate_limited"),
+    (426, "bad_request"),
     (431, "headers_too_large"),
     (500, "internal"),
     (502, "bad_gateway"),
@@ -56,7 +57,7 @@ OUTCOMES = {
     (504, "gateway_timeout"),
 }
 #: What another server refuses by itself, in its own words, or what needs an admin site.
-OURS_ALONE = {(408, "request_timeout"), (414, "uri_too_long"), (431, "headers_too_large"), (401, "token_revoked")}
+OURS_ALONE = {(408, "request_timeout"), (414, "uri_too_long"), (431, "headers_too_large"), (401, "token_revoked"), (426, "bad_request")}
 
 
 @dataclass
@@ -127,9 +128,10 @@ def files(place: Scene) -> Iterator[tuple[str, bytes]]:
 
 
 def canaries_for(aftermath: Aftermath, sink: str, name: str) -> list[Canary]:
-    """Those that may not be there. A service's own words are the client's by right, where the answer is the service's."""
+    """Those that may not be there. A service's own words are the client's by right, where the answer is the service's, and so is what the
+    other end of a WebSocket has to give back: pings and reasons of a Close (RFC 6455 sections 5.5.1 and 5.5.3)."""
     echo = sink == "answers" and any(reply.echo for reply in aftermath.replies if reply.name == name)
-    return [canary for canary in aftermath.canaries if not (echo and canary.where.startswith("upstream "))]
+    return [canary for canary in aftermath.canaries if not (echo and canary.where.startswith(("upstream ", "echoed ")))]
 
 
 @pytest.mark.parametrize(("adapter", "sink"), ALL)
