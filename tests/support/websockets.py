@@ -74,9 +74,9 @@ def silent(*first: bytes) -> Script:
     return script
 
 
-async def opened(client: Client, *lines: bytes) -> Response:
+async def opened(client: Client, *lines: bytes, target: bytes = b"/s/x") -> Response:
     """Open a WebSocket."""
-    await client.send(handshake(*lines))
+    await client.send(handshake(*lines, target=target))
     response = await client.head()
     assert response.status == 101, response
     assert response.values(b"sec-websocket-accept") == [ACCEPT]

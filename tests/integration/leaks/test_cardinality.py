@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import secrets
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ import uvloop
 from gateway import BackendAPIGateway
 from gateway.telemetry.spans import KNOWN_METHODS, OTHER_METHOD
 from tests.support.canaries import Canary, leaks
-from tests.support.gateway_process import Adapter, Client, RunningGateway, serving
-from tests.support.redis_server import run
+from tests.support.certificates import Authority, client_context
+from tests.support.gateway_process import Adapter, Client, RunningGateway, declared, serving
+from tests.support.recording_upstream import recording_upstream
+from tests.support.redis_server import run, until
+from tests.support.websockets import TEXT, echo, frame, opened
 
 #: What llhttp knows besides those that HTTP has.
 EXTENSIONS = ("PURGE", "PROPFIND", "LOCK", "UNLOCK", "MKCOL", "REPORT", "MERGE", "SUBSCRIBE", "SEARCH", "QUERY")
@@ -118,3 +123,67 @@ def metrics(runtime: Any) -> str:
     runtime.telemetry.tell()
     text: str = runtime.telemetry.render().decode()
     return text
+
+
+#: Names of what tunnels, handshakes, the audit and overload are counted by.
+FAMILIES = {
+    "gateway_tunnels_open",
+    "gateway_tunnels_opened_total",
+    "gateway_tunnel_bytes_total",
+    "gateway_tls_failures_total",
+    "gateway_audit_dropped_total",
+    "gateway_sink_dropped_total",
+    "gateway_sink_waiting_bytes",
+    "gateway_shed_total",
+    "gateway_overload_level",
+}
+
+
+async def visitors(gateway: RunningGateway, own: Authority, count: int) -> None:
+    """WebSockets that name pages, paths and subprotocols of their own, and handshakes that fail with names and bytes of their own."""
+    for _ in range(count):
+        client = await gateway.connect()
+        lines = (f"Sec-WebSocket-Protocol: {chosen()}", f"Origin: https://{chosen()}.example", f"{chosen()}: {chosen()}")
+        await opened(client, *(line.encode() for line in lines), target=f"/s/{chosen()}?{chosen()}".encode())
+        await client.send(frame(TEXT, chosen().encode()))
+        await client.reader.readexactly(len(frame(TEXT, chosen().encode())))
+        client.close()
+        impostor = client_context(own, own.issue(subject=f"CN={chosen()}", self_signed=True))
+        with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+            await gateway.ask(f"GET /s/{chosen()} HTTP/1.1\r\nHost: {chosen()}\r\n\r\n".encode(), tls=impostor)
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(f"{chosen()} /{chosen()}\r\n\r\n".encode())
+        writer.close()
+
+
+def test_no_tunnel_and_no_handshake_makes_a_series(tmp_path: Path) -> None:
+    """F-62, H8, H13: metrics of tunnels, TLS, audit and overload are there, and don't grow with what clients choose."""
+    own = Authority(tmp_path)
+    files = own.issue("127.0.0.1")
+    tls = {"certificate_file": str(files.certificate), "key_file": str(files.key), "client_ca_file": str(own.file)}
+
+    async def main() -> None:
+        async with recording_upstream(echo) as upstream:
+            server = {"tls": {**tls, "client_certificate": "optional"}}
+            route = {"websocket": {"origins": ["*"]}}
+            app = declared(tmp_path, "embedded://", upstream, server=server, route=route)
+            async with serving(app, tmp_path) as gateway:
+                gateway.tls = client_context(own)
+
+                async def known(failed: int) -> set[str]:
+                    def counted() -> bool:
+                        counts = dict(gateway.runtime.tls_failures.counts())
+                        return sum(counts.values()) == failed and len(gateway.records()) == failed // 2
+
+                    await until(counted, "handshakes and tunnels to be counted")
+                    return series(metrics(gateway.runtime))
+
+                await visitors(gateway, own, 5)
+                before = await known(10)
+                await visitors(gateway, own, 30)
+                after = await known(70)
+        assert {one.partition("{")[0] for one in after} >= FAMILIES
+        assert not after - before
+        assert not leaks("metrics", "\n".join(after).encode(), [Canary("what a client chooses", MARK)])
+
+    run(main())
