@@ -129,15 +129,15 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._pauses: set[str] = set()
         self.writing_paused = False
         self._closing = False
-        self._lingering = False
-        self._cut_at = 0.0
+        #: When lingering ends at the latest (`loop.time()`); 0 while the connection doesn't linger.
+        self._linger_until = 0.0
         #: When the head that is being received has to be complete (`loop.time()`); 0 before its first byte.
         self._head_deadline = 0.0
         #: When `expire` is called (`loop.time()`); what is waited for follows from the state.
         self.deadline = 0.0
 
     def __repr__(self) -> str:
-        state = "lingering" if self._lingering else "busy" if self.active is not None else "idle"
+        state = "lingering" if self._linger_until else "busy" if self.active is not None else "idle"
         return f"<GatewayProtocol {state} queued={len(self._queue)}>"
 
     # asyncio.Protocol
@@ -414,8 +414,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def _linger(self, seconds: float) -> None:
         """Go on reading for so long, without taking anything."""
-        self._lingering = True
-        self._cut_at = self.loop.time() + self.front.timeouts.body
+        self._linger_until = self.loop.time() + self.front.timeouts.body
         self.drop_rest()
         self._newest = None
         self._pauses.clear()
@@ -484,8 +483,9 @@ class GatewayProtocol(StrictHttp1Protocol):
     def expire(self) -> None:
         """A deadline has passed: a slow head or body is told so, silence is not, and who doesn't read is cut off."""
         self.deadline = 0.0
-        if self._lingering and self.transport.get_write_buffer_size() and self.loop.time() < self._cut_at:
-            self.deadline = min(self.loop.time() + LINGER_SECONDS, self._cut_at)  # It still takes what was written.
+        now = self.loop.time()
+        if now < self._linger_until and self.transport.get_write_buffer_size():
+            self.deadline = min(now + LINGER_SECONDS, self._linger_until)  # It still takes what was written.
         elif self._closing or self.writing_paused:
             self.transport.abort()
         elif self._pauses:

@@ -130,7 +130,7 @@ class SecureProtocol(GatewayProtocol):
             self.shutdown()
 
     def expire(self) -> None:
-        if self._lingering and not self.transport.is_closing():
+        if self._linger_until and not self.transport.is_closing():
             self.deadline = 0.0
             self.transport.close()
         else:
