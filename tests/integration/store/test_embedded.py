@@ -35,9 +35,20 @@ def client_of(server: EmbeddedServer) -> redis.Redis:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
+    """Whether any thread of a process runs; one that has ended and waits for its parent does not.
+
+    The first thread may be over while others still hold the process's files, and with them its locks.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    return any(_runs(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+
+
+def _runs(status: str) -> bool:
+    try:
+        return Path(status).read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 
@@ -112,10 +123,12 @@ def test_the_next_start_clears_away_what_kill_9_left_behind() -> None:
         assert (killed.directory / "log").exists()
         server = EmbeddedServer()
         server.start()
-        assert not killed.directory.exists()
-        with redis.Redis(unix_socket_path=str(working.directory / "store.sock")) as client:
-            assert client.ping()
-        server.stop()
+        try:
+            assert not killed.directory.exists()
+            with redis.Redis(unix_socket_path=str(working.directory / "store.sock")) as client:
+                assert client.ping()
+        finally:
+            server.stop()
     finally:
         working.kill()
 
