@@ -100,12 +100,13 @@ class Endpoint:
             return "unhealthy"
         return "half_open" if self.standing == "probing" else self.standing
 
-    def finished(self, latency_seconds: float, failed: bool | None) -> None:
+    def finished(self, latency_seconds: float, failed: bool | None, now: float = 0.0) -> None:
         """A request is over, and no longer counted in `active`.
 
         Args:
             latency_seconds: from sending to the end of the response's header, or to the failure.
             failed: connect error, reset, or an answer that counts against the instance; None when the client's leaving left that open.
+            now: monotonic seconds, if they are known.
         """
         self.requests += 1
         if failed:
@@ -114,12 +115,13 @@ class Endpoint:
                 latency_seconds = FAILURE_SECONDS
         elif self.failures_in_a_row:
             self._answered(failed)
-        now = monotonic()
+        now = now or monotonic()
         # Peak sensitive: up at once, down slowly (Finagle, `PeakEwma.Metric.observe`).
         average = self.latency_seconds
-        if latency_seconds < average:
-            latency_seconds += (average - latency_seconds) * exp((self.latency_at - now) / DECAY_SECONDS)
-        self.latency_seconds = latency_seconds
+        if latency_seconds >= average:
+            self.latency_seconds = latency_seconds
+        elif self.latency_at != now:
+            self.latency_seconds = latency_seconds + (average - latency_seconds) * exp((self.latency_at - now) / DECAY_SECONDS)
         self.latency_at = now
         if self.on_idle is not None and self.active == 0:
             self.on_idle(self)

@@ -59,6 +59,7 @@ class ClientExchange(Exchange):
         self.fields = _FIELDS.sort(headers)
         self.body_length = request_body_length(self.fields)
         self.block = request_block(self.fields, self.body_length, peer)
+        self.host, self.client_ip = "", peer.ip
         self.observation = observation
         self.id_line = b"x-request-id: %b\r\n" % observation.request_id.encode("ascii")
         self._body = body
@@ -207,7 +208,7 @@ class ServiceTransport(httpx.AsyncBaseTransport):
         parent = current_exchange.get()
         if parent is not None:
             return parent.observation
-        observation = Observation(time.time_ns(), self._tracer().start([], [], []))
+        observation = Observation(time.time_ns(), self._tracer().start())
         observation.request_id = f"{getrandbits(64):016x}"
         return observation
 

@@ -68,9 +68,15 @@ class Exchange(ABC):
 
     #: Whether the adapter waits until the pipeline has handled it. If not, what needs waiting later is given to `go_on`.
     awaited: ClassVar[bool] = True
-    observation: Observation
     plan: RoutePlan | None
+    # Set when it is opened
+    observation: Observation
     fields: RequestFields
+    host: str
+    client_ip: str
+    body_length: int | None
+    block: bytes
+    id_line: bytes
 
     def __init__(self, method: str, target: bytes, headers: FieldList, version_11: bool, peer: Peer) -> None:
         self.method = method
@@ -80,14 +86,9 @@ class Exchange(ABC):
         self.peer = peer
         self.path = b""
         self.query = b""
-        self.host = ""
-        self.client_ip = peer.ip
         self.params: Mapping[str, object] = NO_PARAMS
         self.plan = None
         self.principal: Principal | None = None
-        self.body_length: int | None = 0
-        self.block = b""
-        self.id_line = b""
         self.limit_lines = b""
         self.cors_lines = b""
         self.refusal: GatewayError | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import getrandbits
 from typing import Protocol
 
@@ -46,10 +46,10 @@ MAXIMUM_TARGET_BYTES = 256
 
 #: No path of proxies is longer than that, and no number that is longer need be read.
 _MAX_FORWARDS_DIGITS = 9
+_QUESTION_MARK = ord("?")
 #: Status that records show when the client left before an answer; nginx's number for the same.
 CLIENT_GONE_STATUS = 499
 
-_NONE: list[bytes] = []
 #: The values of Authorization and of the API key field.
 Credentials = tuple[bytes | None, bytes | None]
 NO_CREDENTIALS: Credentials = (None, None)
@@ -99,15 +99,14 @@ class RouteTable(Protocol):
 class TraceStarter(Protocol):
     """Gives each request its trace."""
 
-    def start(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
+    def start(self, traceparent: Sequence[bytes] = (), tracestate: Sequence[bytes] = (), baggage: Sequence[bytes] = ()) -> Trace:
         """The trace of a request with these field values."""
 
 
 class Observer(Protocol):
     """Told of every finished request. Never raises."""
 
-    @property
-    def accepting(self) -> bool:
+    def accepts(self) -> bool:
         """False while a record of one more request could be lost."""
 
     def observe(self, observation: Observation) -> None:
@@ -170,7 +169,7 @@ class Pipeline:
         if head.traced:
             trace = self._tracer.start(fields.all(b"traceparent"), fields.all(b"tracestate"), fields.all(b"baggage"))
         else:
-            trace = self._tracer.start(_NONE, _NONE, _NONE)
+            trace = self._tracer.start()
         exchange.body_length = head.body_length
         exchange.block = head.block
         observation = exchange.observation = Observation(started_ns, trace, head.memo)
@@ -184,9 +183,12 @@ class Pipeline:
         observation.user_agent = head.user_agent
         observation.host = exchange.host = head.host
         # Where the trace is this request's own, its id names the request as well.
-        request_id = trace.trace_id_hex if not head.request_id and not trace.parent_span_id else _request_id(head)
-        observation.request_id = request_id
-        exchange.id_line = f"x-request-id: {request_id}\r\n".encode("ascii")
+        if head.request_id or trace.parent_span_id:
+            request_id = observation.request_id = _request_id(head)
+            exchange.id_line = b"x-request-id: %b\r\n" % request_id.encode("ascii")
+        else:
+            observation.request_id = trace.trace_id_hex
+            exchange.id_line = b"x-request-id: %b\r\n" % trace.trace_id
         try:
             if exchange.refusal is None:
                 exchange.refusal = head.refusal
@@ -200,10 +202,10 @@ class Pipeline:
         plan = exchange.plan
         if plan is None or not plan.open or exchange.refusal is not None:
             return False
-        if self.in_flight >= self._max_in_flight or not self._observer.accepting:
+        if self.in_flight >= self._max_in_flight or not self._observer.accepts():
             return False
         length = exchange.body_length
-        if length is not None and length > plan.max_body_bytes:
+        if length and length > plan.max_body_bytes:
             return False
         forwarder = plan.forwarder
         if forwarder is None:
@@ -285,7 +287,8 @@ class Pipeline:
 
     def _find_route(self, exchange: Exchange, observation: Observation, head: Head) -> None:
         target = exchange.target
-        if target.startswith(b"/") and b"?" not in target:
+        # A number, because a search for bytes in bytes first makes an error of its argument.
+        if target[:1] == b"/" and _QUESTION_MARK not in target:
             exchange.path = target
         else:
             authority, exchange.path, exchange.query = split_target(target, exchange.method)
@@ -372,7 +375,7 @@ class Pipeline:
     def _check_room(self, exchange: Exchange, plan: RoutePlan) -> None:
         if self.in_flight > self._max_in_flight:
             raise Unavailable("overloaded", reason="in_flight")
-        if not self._observer.accepting:
+        if not self._observer.accepts():
             raise Unavailable("overloaded", reason="audit_full")
         length = exchange.body_length
         if length is not None and length > plan.max_body_bytes:

@@ -41,7 +41,7 @@ def observation(trace: Trace) -> Observation:
     seen.memo = MEMO  # Shared by the requests of a connection, as the pipeline shares it.
     seen.user_agent, seen.principal, seen.request_id = USER_AGENT, PRINCIPAL, "01JD8ZQ4Y0Y8WJ5R3"
     seen.response_bytes, seen.limits, seen.path_params = 512, (("per-client", 37), ("daily", 9921)), {"id": "17"}
-    attempt = Try("node-1/patients-1", "10.0.0.9:9001", 77, time.time_ns())
+    attempt = Try("node-1/patients-1", "10.0.0.9:9001", b"000000000000004d", time.time_ns())
     attempt.ended_ns, attempt.status = time.time_ns(), 200
     seen.tries.append(attempt)
     seen.ended_ns = time.time_ns()
@@ -84,7 +84,7 @@ def main() -> None:
     trace = tracer.start(nothing, nothing, nothing)
     report("start, no inbound context", cpu_us(lambda: tracer.start(nothing, nothing, nothing)))
     report("start, linked to an inbound traceparent", cpu_us(lambda: tracer.start(TRACEPARENT, nothing, nothing)))
-    report("propagation lines", cpu_us(lambda: trace.propagation_lines(77)))
+    report("propagation lines", cpu_us(lambda: trace.propagation_lines(trace.try_span_id)))
     parts = {
         "nothing on": telemetry(audit=False, access_log=False, metrics=False),
         "metrics": telemetry(audit=False, access_log=False, metrics=True),

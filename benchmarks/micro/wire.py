@@ -87,7 +87,8 @@ class Wire:
 class NoObserver:
     """Forgets every request."""
 
-    accepting = True
+    def accepts(self) -> bool:
+        return True
 
     def observe(self, observation: Observation) -> None:
         """Nothing."""

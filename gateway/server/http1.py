@@ -30,6 +30,10 @@ _LINE_11, _LINE_10 = b"%b %b HTTP/1.1\r\n", b"%b %b HTTP/1.0\r\n"
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 #: What a request target may consist of when the parser doesn't see it: visible ASCII. What is allowed in it is decided when it is routed.
 _VISIBLE = bytes(range(0x21, 0x7F))
+#: Targets that were found to be so are remembered, this many and up to this length, which every bound on targets allows.
+_MAXIMUM_TARGETS = 1024
+_MAXIMUM_TARGET_BYTES = 128
+_visible_targets: set[bytes] = set()
 
 
 class RequestHead:
@@ -73,10 +77,11 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self._last_request = False
         #: The last request offers an upgrade, and what follows it may be wanted.
         self._upgrading = False
-        #: The last request that came alone, whole and without a body; see `_is_again`.
+        #: The last request that came alone, whole and without a body, and the bytes before and behind its target.
         self._again: RequestHead | None = None
         self._again_start = b""
         self._again_end = b""
+        self._again_from = 0
         self._heads = 0
         #: The parser has seen the end of a message and nothing of the next.
         self._between = True
@@ -144,8 +149,14 @@ class StrictHttp1Protocol(HttpToolsProtocol):
                 self.read_done()
             return
         between = self._between
-        if between and data.endswith(self._again_end) and self._is_again(data):
-            return
+        again = self._again
+        if again is not None and between and data.endswith(self._again_end) and data.startswith(self._again_start):
+            # A read that differs from that request in nothing but the target, while the parser is between messages. It has accepted every
+            # other byte before; the target is handed out only when it has no byte that could end it early.
+            target = data[self._again_from : -len(self._again_end)]
+            if target in _visible_targets or _is_visible(target, self._maxima.uri_bytes):
+                self.repeated_received(again, target)
+                return
         self._message_bytes = len(data) if self._follows and not self.in_head else self._message_bytes + len(data)
         self._follows = False
         self._heads = 0
@@ -265,21 +276,8 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         if head.keep_alive and data.startswith(line + b" HTTP/1.1\r\n") and not any(name in _FRAMING for name, _ in head.headers):
             self._again = head
             self._again_start = start
+            self._again_from = len(start)
             self._again_end = data[len(line) :]
-
-    def _is_again(self, data: bytes) -> bool:
-        """Take a read that differs from the remembered request in nothing but the target, without the parser, which is between messages.
-
-        The parser has accepted every other byte before. The target is handed out only when it has no byte that could end it early.
-        """
-        again = self._again
-        if again is None or not data.startswith(self._again_start):
-            return False
-        target = data[len(self._again_start) : -len(self._again_end)]
-        if not target or target.translate(None, _VISIBLE) or len(target) > self._maxima.uri_bytes:
-            return False
-        self.repeated_received(again, target)
-        return True
 
     def _raw_body(self, data: bytes) -> None:
         """Take the body of a request that offers an upgrade, and what is more than that apart: it is no request of HTTP."""
@@ -329,6 +327,17 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         self._last_request = True
         self._upgrading = False
         self._raw_left = 0
+
+
+def _is_visible(target: bytes, maximum_bytes: int) -> bool:
+    """Whether a target has no byte that could end it early, and no more than so many."""
+    if not target or target.translate(None, _VISIBLE) or len(target) > maximum_bytes:
+        return False
+    if len(target) <= _MAXIMUM_TARGET_BYTES:
+        if len(_visible_targets) >= _MAXIMUM_TARGETS:
+            _visible_targets.clear()
+        _visible_targets.add(target)
+    return True
 
 
 def _body_with_upgrade(fields: FieldList) -> int:

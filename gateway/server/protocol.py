@@ -112,12 +112,15 @@ class Front:
 class GatewayProtocol(StrictHttp1Protocol):
     """One client connection. `server_protocol` binds it to a `Front`."""
 
-    front: ClassVar[Front]
+    #: The front, bound by a class of its own; connections look at theirs.
+    shared: ClassVar[Front]
     peer: Peer
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
+        # An attribute of the connection is found sooner than one of its class.
+        self.front = self.shared
         super().__init__(self.front.maxima, config, server_state, app_state, _loop)
         # Per-connection state
         self._queue: deque[WireExchange] = deque()
@@ -128,7 +131,8 @@ class GatewayProtocol(StrictHttp1Protocol):
         self._offering: UpgradeExchange | None = None
         self._pauses: set[str] = set()
         self.writing_paused = False
-        self._closing = False
+        #: Nothing more is sent.
+        self.closing = False
         #: When lingering ends at the latest (`loop.time()`); 0 while the connection doesn't linger.
         self._linger_until = 0.0
         #: When the head that is being received has to be complete (`loop.time()`); 0 before its first byte.
@@ -162,7 +166,7 @@ class GatewayProtocol(StrictHttp1Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.front.deadlines.discard(self)
         self.connections.discard(self)
-        self._closing = True
+        self.closing = True
         self._queue.clear()
         active = self.active
         if active is not None:
@@ -183,7 +187,7 @@ class GatewayProtocol(StrictHttp1Protocol):
     def resume_writing(self) -> None:
         self.writing_paused = False
         self.flow.resume_writing()
-        if self._closing:
+        if self.closing:
             return
         if self.active is not None:
             self.active.write_paused(False)
@@ -205,7 +209,7 @@ class GatewayProtocol(StrictHttp1Protocol):
             self._keep_alive = False
 
     def repeated_received(self, head: RequestHead, target: bytes) -> None:
-        if self.active is not None or self._queue or self._closing or self.writing_paused:
+        if self.active is not None or self._queue or self.closing or self.writing_paused:
             super().repeated_received(head, target)
             return
         # The same steps, without those that find nothing to do.
@@ -272,7 +276,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def _next(self) -> None:
         """Start the oldest queued request, when its turn has come and the client has room for the answer."""
-        if self._closing or self.writing_paused:
+        if self.closing or self.writing_paused:
             return
         if not self._queue:
             if self._pauses:
@@ -299,7 +303,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.tasks.discard(exchange.task)
         # A name spares the making of one.
         task = exchange.task = asyncio.Task(steps, loop=self.loop, name="request")
-        if not self._closing:
+        if not self.closing:
             self.tasks.add(task)
 
     def _shed(self, exchange: WireExchange) -> None:
@@ -316,7 +320,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def release(self) -> None:
         """Read again after a refusal."""
-        if not self._closing:
+        if not self.closing:
             self.resume_reading("held")
 
     def start_cycle(self, exchange: WireExchange) -> None:
@@ -360,7 +364,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client, unless it is gone."""
-        if not self._closing:
+        if not self.closing:
             self.transport.write(data)
 
     def exchange_done(self, exchange: WireExchange | ApplicationCycle, *, keep_alive: bool) -> None:
@@ -368,7 +372,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         if exchange.task is not None:
             self.tasks.discard(exchange.task)
         self.active = None
-        if self._closing:
+        if self.closing:
             return
         if not keep_alive:
             self._close(lingering=True)
@@ -389,7 +393,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         if clean:
             self._close(lingering=True)
         else:
-            self._closing = True
+            self.closing = True
             self._reset()
 
     def _reset(self) -> None:
@@ -400,7 +404,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.transport.abort()
 
     def _close(self, *, lingering: bool) -> None:
-        self._closing = True
+        self.closing = True
         self._queue.clear()
         self.stop_reading_requests()
         if self.transport.is_closing():
@@ -436,7 +440,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def shutdown(self) -> None:
         """Called by uvicorn when the server stops: answer what is there, then close."""
-        if self._closing:
+        if self.closing:
             return
         if self._newest is None and not self.in_head and (self._queue or self.active is not None):
             self.stop_reading_requests()
@@ -458,14 +462,14 @@ class GatewayProtocol(StrictHttp1Protocol):
         self.stop_reading_requests()
         if self.active is not None:
             self.active.fail(error)
-        elif not self._closing:
+        elif not self.closing:
             self._close(lingering=False)
 
     # Time
 
     def _rearm(self) -> None:
         """Set the deadline of what is waited for now."""
-        if self._closing or self.writing_paused:
+        if self.closing or self.writing_paused:
             return  # Theirs were set when they began.
         if self._newest is not None:
             self.deadline = self.loop.time() + self.front.timeouts.body
@@ -486,7 +490,7 @@ class GatewayProtocol(StrictHttp1Protocol):
         now = self.loop.time()
         if now < self._linger_until and self.transport.get_write_buffer_size():
             self.deadline = min(now + LINGER_SECONDS, self._linger_until)  # It still takes what was written.
-        elif self._closing or self.writing_paused:
+        elif self.closing or self.writing_paused:
             self.transport.abort()
         elif self._pauses:
             self.deadline = self.loop.time() + self.front.timeouts.body  # It is us, or the upstream, who don't take more.
@@ -521,4 +525,4 @@ def start(exchange: WireExchange) -> None:
 
 def server_protocol(front: Front) -> type[GatewayProtocol]:
     """The protocol class for uvicorn's `http=` option, bound to what its connections share."""
-    return type("BoundGatewayProtocol", (GatewayProtocol,), {"front": front})
+    return type("BoundGatewayProtocol", (GatewayProtocol,), {"shared": front})

@@ -140,7 +140,7 @@ class SecureProtocol(GatewayProtocol):
         """TLS has no half-closed connection. A client that still sends would get a reset, which can take the answer with it, so it is
         listened to for a while first; every other answer is over when it is sent."""
         if lingering and self._half_read and not self.transport.is_closing():
-            self._closing = True
+            self.closing = True
             self._queue.clear()
             self.stop_reading_requests()
             self._linger(LINGER_SECONDS)
@@ -310,4 +310,4 @@ class SecureListener:
 
 def secure_protocol(front: Front) -> type[SecureProtocol]:
     """The protocol class of a port that speaks TLS, bound to what its connections share."""
-    return type("BoundSecureProtocol", (SecureProtocol,), {"front": front})
+    return type("BoundSecureProtocol", (SecureProtocol,), {"shared": front})

@@ -179,7 +179,7 @@ class UpgradeExchange(WireExchange):
         protocol.write(self._switching_head(head))
         client = protocol.hand_over()
         client.early, self._early = self._early, []
-        self._received_bytes = await self._agreement.carry(self, client, protocol.front.deadlines)
+        self.received_bytes = await self._agreement.carry(self, client, protocol.front.deadlines)
         self._finish()
 
     def _switching_head(self, head: ResponseHead) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.errors import BodyTooLarge, GatewayError
-from gateway.exchange import Exchange
+from gateway.exchange import NO_PARAMS, Exchange
 from gateway.headers import BODILESS, FieldList, merge_limits, response_fields
 from gateway.server.cycle import LAST_CHUNK
 from gateway.server.http1 import RequestHead
@@ -33,23 +33,41 @@ class WireExchange(Exchange):
         "_chunks",
         "_ends_by_close",
         "_keep_alive",
-        "_received_bytes",
         "_started",
         "_upload",
         "protocol",
+        "received_bytes",
         "task",
     )
 
     awaited = False
 
     def __init__(self, protocol: GatewayProtocol, head: RequestHead, target: bytes, *, body_done: bool = False) -> None:
-        Exchange.__init__(self, head.name, target, head.headers, head.version_11, protocol.peer)
+        # What the base's constructor does, without a call of it: one is made for every request.
+        self.method = head.name
+        self.target = target
+        self.headers = head.headers
+        self.version_11 = head.version_11
+        self.peer = protocol.peer
+        self.path = b""
+        self.query = b""
+        self.params = NO_PARAMS
+        self.plan = None
+        self.principal = None
+        self.limit_lines = b""
+        self.cors_lines = b""
+        self.refusal = None
+        self.upstream = None
+        self.endpoint = None
+        self.sent = None
         #: The connection that it came by.
         self.protocol = protocol
         self._keep_alive = head.keep_alive
-        self._chunks: list[bytes] = []
+        # Most requests have no body, so there is nothing to keep it in.
+        self._chunks: list[bytes] | None = None
         self._buffered_bytes = 0
-        self._received_bytes = 0
+        #: Size of the body so far.
+        self.received_bytes = 0
         self._body_done = body_done
         self._upload: UpstreamConnection | None = None
         self._started = False
@@ -70,25 +88,22 @@ class WireExchange(Exchange):
         return self._keep_alive
 
     @property
-    def received_bytes(self) -> int:
-        """Size of the body so far."""
-        return self._received_bytes
-
-    @property
     def buffered(self) -> list[bytes]:
         """Body that arrived before anybody took it."""
-        return self._chunks
+        return self._chunks or []
 
     def feed(self, data: bytes) -> None:
         """A piece of the request's body."""
-        self._received_bytes += len(data)
+        self.received_bytes += len(data)
         plan = self.plan
-        if plan is not None and self._received_bytes > plan.max_body_bytes:
+        if plan is not None and self.received_bytes > plan.max_body_bytes:
             if self.refusal is None:
                 self.fail(BodyTooLarge())
             return
         upload = self._upload
         if upload is None:
+            if self._chunks is None:
+                self._chunks = []
             self._chunks.append(data)
             self._buffered_bytes += len(data)
             if self._buffered_bytes > HIGH_WATER_BYTES:
@@ -149,7 +164,7 @@ class WireExchange(Exchange):
         return self._body_done and self._upload is None
 
     def first_body(self) -> bytes:
-        chunks = self._chunks
+        chunks = self._chunks or ()
         if self.body_length is None:
             framed = b"".join([b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks])
             return framed + LAST_CHUNK if self._body_done else framed
@@ -162,7 +177,7 @@ class WireExchange(Exchange):
             connection.request_sent = True
             return
         self._upload = connection
-        self._chunks = []
+        self._chunks = None
         if connection.write_paused:
             self.protocol.pause_reading("upstream")
         self.protocol.resume_reading("buffer")
@@ -195,19 +210,30 @@ class WireExchange(Exchange):
         complete = connection.complete
         if not self._body_done:
             self._keep_alive = False
+        plan = self.plan
         bodiless = self.method == "HEAD" or head.status in BODILESS
         body = b"" if bodiless else connection.take_body()
-        data = self._response_head(head, complete, len(body))
         observation = self.observation
         observation.status = head.status
         self._started = True
-        if complete or bodiless:
-            observation.response_bytes = len(body)
-            self.protocol.write(data + body if body else data)
-            self._finish()
-            return None
-        self.protocol.write(data)
-        return self._stream(connection, body)
+        whole = complete or bodiless
+        if head.spelled[0] is plan:
+            assert plan is not None
+            end = b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n"
+            lines = (head.spelled[1], self.id_line, self.limit_lines, self.cors_lines, plan.response_lines, end, body if whole else b"")
+            data = b"".join(lines)
+        else:
+            data = self._response_head(head, complete, len(body))
+            if whole and body:
+                data += body
+        protocol = self.protocol
+        if not protocol.closing:
+            protocol.transport.write(data)
+        if not whole:
+            return self._stream(connection, body)
+        observation.response_bytes = len(body)
+        self._finish()
+        return None
 
     def _framing(self, head: ResponseHead, complete: bool, body_bytes: int) -> bytes:
         """How the body is delimited towards this client (RFC 9112 section 6)."""
@@ -231,20 +257,16 @@ class WireExchange(Exchange):
         plan = self.plan
         assert plan is not None
         limits = self.limit_lines
-        plain = head.dated and not (limits and head.limited)
-        if plain and head.spelled[0] is plan:
-            spelled = head.spelled[1]
-        else:
-            fields = response_fields(head.headers, plan.response_dropped)
-            if limits and head.limited:
-                limits, fields = merge_limits(limits, fields)
-            if not head.dated:
-                # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
-                fields = [*fields, *self.protocol.server_state.default_headers]
-            lines = [b"%b: %b\r\n" % field for field in fields]
-            spelled = STATUS_LINE[head.status] + b"".join(lines) + self._framing(head, complete, body_bytes)
-            if plain and head.length is not None:
-                head.spelled = (plan, spelled)
+        fields = response_fields(head.headers, plan.response_dropped)
+        if limits and head.limited:
+            limits, fields = merge_limits(limits, fields)
+        if not head.dated:
+            # RFC 9110 section 6.6.1: whoever forwards a response without Date says when it came.
+            fields = [*fields, *self.protocol.server_state.default_headers]
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        spelled = STATUS_LINE[head.status] + b"".join(lines) + self._framing(head, complete, body_bytes)
+        if head.dated and not head.limited and head.length is not None:
+            head.spelled = (plan, spelled)
         return spelled + self._own_lines(limits)
 
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
@@ -285,6 +307,6 @@ class WireExchange(Exchange):
         self.protocol.exchange_cut(self, clean=not self._ends_by_close)
 
     def _finish(self) -> None:
-        self.observation.request_bytes = self._received_bytes
+        self.observation.request_bytes = self.received_bytes
         self._upload = None
         self.protocol.exchange_done(self, keep_alive=self._keep_alive)

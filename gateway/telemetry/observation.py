@@ -19,12 +19,13 @@ class Try:
     """One attempt to have an upstream answer.
 
     Times are `time.time_ns()`; `answered` is `loop.time()` at the end of the response's header, 0 before. `error` is an `upstream_*`
-    reason, empty when a response came. `service` and `method` are set when they aren't the request's own: a handler calls services too.
+    reason, empty when a response came. `span_id` is 16 hexadecimal digits. `service` and `method` are set when they aren't the request's
+    own: a handler calls services too.
     """
 
     __slots__ = ("address", "answered", "ended_ns", "error", "instance", "method", "service", "span_id", "started_ns", "status")
 
-    def __init__(self, instance: str, address: str, span_id: int, started_ns: int) -> None:
+    def __init__(self, instance: str, address: str, span_id: bytes, started_ns: int) -> None:
         self.instance = instance
         self.address = address
         self.service = ""

@@ -49,7 +49,7 @@ class SpanBuilder:
         """The SERVER span, then the CLIENT spans in the order of the tries."""
         trace = observation.trace
         state = _trace_state(trace)
-        context = SpanContext(trace.trace_id, trace.span_id, False, _RECORDED, state)
+        context = SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), False, _RECORDED, state)
         method = _known(observation.method)
         yield self._server(observation, method, context)
         tries = observation.tries
@@ -59,7 +59,7 @@ class SpanBuilder:
     def _server(self, observation: Observation, method: str, context: SpanContext) -> ReadableSpan:
         trace = observation.trace
         route = observation.route
-        parent = SpanContext(trace.trace_id, trace.parent_span_id, True, _RECORDED) if trace.parent_span_id else None
+        parent = SpanContext(context.trace_id, int(trace.parent_span_id, 16), True, _RECORDED) if trace.parent_span_id else None
         return ReadableSpan(
             f"{method} {route.path}" if route is not None else method,
             context,
@@ -76,7 +76,7 @@ class SpanBuilder:
         )
 
     def _client(self, observation: Observation, method: str, parent: SpanContext, attempt: Try, resend_count: int) -> ReadableSpan:
-        context = SpanContext(parent.trace_id, attempt.span_id, False, _RECORDED, parent.trace_state)
+        context = SpanContext(parent.trace_id, int(attempt.span_id, 16), False, _RECORDED, parent.trace_state)
         # "... and SHOULD be set to Error in case of SpanKind.CLIENT."
         failed = bool(attempt.error) or attempt.status >= 400
         return ReadableSpan(
@@ -161,7 +161,8 @@ def _known(method: str) -> str:
 def _links(trace: Trace) -> tuple[Link, ...]:
     if trace.link is None:
         return ()
-    return (Link(SpanContext(trace.link.trace_id, trace.link.span_id, True, TraceFlags(trace.link.flags))),)
+    trace_id, span_id, flags = trace.link
+    return (Link(SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(flags))),)
 
 
 def _trace_state(trace: Trace) -> TraceState | None:

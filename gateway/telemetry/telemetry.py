@@ -104,8 +104,7 @@ class Telemetry:
         self._observers = tuple(observers.items())
         self._collector = exposition.Collectors([self.metrics, ProcessCollector(registry=None)])
 
-    @property
-    def accepting(self) -> bool:
+    def accepts(self) -> bool:
         """False while a sink of the audit is full, unless records may be dropped: then a request is answered with 503 `overloaded`, because
         it couldn't be recorded (AU-5)."""
         # A generator would cost three times as much, before every request.

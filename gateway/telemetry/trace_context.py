@@ -5,9 +5,11 @@ Sources: Trace Context level 1 and 2 (https://www.w3.org/TR/trace-context/), Bag
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
-from random import getrandbits
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from random import randbytes
 from typing import Literal, NamedTuple
 
 Trust = Literal["continue", "link", "ignore"]
@@ -30,43 +32,64 @@ _TRACESTATE_MEMBER = re.compile(rb"([a-z0-9][a-z0-9_\-*/@]{0,255})=[\x20-\x2b\x2
 _BAGGAGE_MEMBER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*=[\x20-\x2b\x2d-\x7e\t]*")
 _WHITE_SPACE = b" \t"
 
+#: Ids are drawn for so many requests at once: formatting one number for each id would cost four times as much.
+_DRAWN_TOGETHER = 64
+_IDS = struct.Struct("32s16s16s")
+_NO_TRACE_ID, _NO_SPAN_ID = b"0" * 32, b"0" * 16
+
 
 class Parent(NamedTuple):
-    """What an inbound `traceparent` says."""
+    """What an inbound `traceparent` says: ids as it spells them."""
 
-    trace_id: int
-    span_id: int
+    trace_id: bytes
+    span_id: bytes
     flags: int
 
 
 class Trace:
     """One request's place in a trace. Made by `Propagator.start`, never changed afterwards.
 
+    Ids are lower-case hexadecimal digits, as they travel, and never all zero.
+
     Args:
-        trace_id: 128 bits, never zero; `trace_id_hex` is its text, which records and answers show whether it is sampled or not (O3).
-        span_id: 64 bits, of our SERVER span.
+        trace_id: 32 digits; `trace_id_hex` is the same as text, which records and answers show whether it is sampled or not (O3).
+        span_id: 16 digits, of our SERVER span.
+        try_span_id: 16 digits, for the CLIENT span of the first try.
         sampled: decided before anything else happens; `flags` is what the upstream is told.
-        parent_span_id: of the caller's span when its trace is continued, else 0.
+        parent_span_id: of the caller's span when its trace is continued, else empty.
         link: the caller's trace when we started our own beside it, else None.
         tracestate, baggage: validated values to pass on, empty for none.
     """
 
-    __slots__ = ("baggage", "flags", "link", "parent_span_id", "sampled", "span_id", "trace_id", "trace_id_hex", "tracestate")
+    __slots__ = (
+        "baggage",
+        "flags",
+        "link",
+        "parent_span_id",
+        "sampled",
+        "span_id",
+        "trace_id",
+        "trace_id_hex",
+        "tracestate",
+        "try_span_id",
+    )
 
     def __init__(
         self,
-        trace_id: int,
-        span_id: int,
+        trace_id: bytes,
+        span_id: bytes,
+        try_span_id: bytes,
         sampled: bool,
         flags: int,
-        parent_span_id: int = 0,
+        parent_span_id: bytes = b"",
         link: Parent | None = None,
         tracestate: bytes = b"",
         baggage: bytes = b"",
     ) -> None:
         self.trace_id = trace_id
-        self.trace_id_hex = f"{trace_id:032x}"
+        self.trace_id_hex = trace_id.decode("ascii")
         self.span_id = span_id
+        self.try_span_id = try_span_id
         self.sampled = sampled
         self.flags = flags
         self.parent_span_id = parent_span_id
@@ -75,15 +98,16 @@ class Trace:
         self.baggage = baggage
 
     def __repr__(self) -> str:
-        return f"<Trace {self.trace_id_hex} span={self.span_id:016x} parent={self.parent_span_id:016x} flags={self.flags:02x}>"
+        parent = (self.parent_span_id or b"-").decode("ascii")
+        return f"<Trace {self.trace_id_hex} span={self.span_id.decode('ascii')} parent={parent} flags={self.flags:02x}>"
 
-    def propagation_lines(self, span_id: int) -> bytes:
+    def propagation_lines(self, span_id: bytes) -> bytes:
         """Header lines for the upstream, each with its CRLF: exactly one `traceparent`, then what policy lets through (O1).
 
         Args:
-            span_id: of the CLIENT span of this try.
+            span_id: 16 digits, of the CLIENT span of this try.
         """
-        line = f"traceparent: 00-{self.trace_id_hex}-{span_id:016x}-0{self.flags}\r\n".encode()
+        line = b"traceparent: 00-%b-%b-0%d\r\n" % (self.trace_id, span_id, self.flags)
         if self.tracestate or self.baggage:
             return line + _lines(self.tracestate, self.baggage)
         return line
@@ -104,49 +128,69 @@ class Propagator:
     __slots__ = ("_inherit", "_sample_below")
 
     def __init__(self, trust: Trust, sample_ratio: float) -> None:
-        self._sample_below = round(sample_ratio * (1 << 64))
-        policies: dict[Trust, Callable[[list[bytes], list[bytes], list[bytes]], Trace]] = {
+        # Digits sort like the numbers that they spell, and below "g" are all of them.
+        below = round(sample_ratio * (1 << 64))
+        self._sample_below = b"%016x" % below if below < 1 << 64 else b"g"
+        policies: dict[Trust, Callable[[Sequence[bytes], Sequence[bytes], Sequence[bytes]], Trace]] = {
             "continue": self._continue,
             "link": self._link,
             "ignore": self._ignore,
         }
         self._inherit = policies[trust]
 
-    def start(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
-        """The trace of a request with these field values, one list item a line. Bad input starts a new trace, it never raises."""
+    def start(self, traceparent: Sequence[bytes] = (), tracestate: Sequence[bytes] = (), baggage: Sequence[bytes] = ()) -> Trace:
+        """The trace of a request with these field values, one item a line. Bad input starts a new trace, it never raises."""
         if traceparent or baggage:
             return self._inherit(traceparent, tracestate, baggage)
         # `_new` again, inlined: this is the path of nearly every request.
-        trace_id = getrandbits(128) or 1
-        sampled = trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._sample_below
-        return Trace(trace_id, getrandbits(64) or 1, sampled, SAMPLED if sampled else 0)
+        trace_id, span_id, try_span_id = _next_ids()
+        if trace_id[16:] < self._sample_below:
+            return Trace(trace_id, span_id, try_span_id, True, SAMPLED)
+        return Trace(trace_id, span_id, try_span_id, False, 0)
 
     def _new(self, link: Parent | None, baggage: bytes = b"") -> Trace:
-        trace_id = getrandbits(128) or 1
-        sampled = trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._sample_below
-        return Trace(trace_id, getrandbits(64) or 1, sampled, SAMPLED if sampled else 0, link=link, baggage=baggage)
+        trace_id, span_id, try_span_id = _next_ids()
+        sampled = trace_id[16:] < self._sample_below
+        return Trace(trace_id, span_id, try_span_id, sampled, SAMPLED if sampled else 0, link=link, baggage=baggage)
 
-    def _continue(self, traceparent: list[bytes], tracestate: list[bytes], baggage: list[bytes]) -> Trace:
+    def _continue(self, traceparent: Sequence[bytes], tracestate: Sequence[bytes], baggage: Sequence[bytes]) -> Trace:
         parent = parse_traceparent(traceparent)
         passed = parse_baggage(baggage)
         if parent is None:
             return self._new(None, passed)
         flags = parent.flags & (SAMPLED | RANDOM_TRACE_ID)
-        sampled = bool(flags & SAMPLED)
-        return Trace(
-            parent.trace_id, getrandbits(64) or 1, sampled, flags, parent.span_id, tracestate=parse_tracestate(tracestate), baggage=passed
-        )
+        _, span_id, try_span_id = _next_ids()
+        state = parse_tracestate(tracestate)
+        return Trace(parent.trace_id, span_id, try_span_id, bool(flags & SAMPLED), flags, parent.span_id, tracestate=state, baggage=passed)
 
-    def _link(self, traceparent: list[bytes], _tracestate: list[bytes], _baggage: list[bytes]) -> Trace:
+    def _link(self, traceparent: Sequence[bytes], _tracestate: Sequence[bytes], _baggage: Sequence[bytes]) -> Trace:
         return self._new(parse_traceparent(traceparent))
 
-    def _ignore(self, _traceparent: list[bytes], _tracestate: list[bytes], _baggage: list[bytes]) -> Trace:
+    def _ignore(self, _traceparent: Sequence[bytes], _tracestate: Sequence[bytes], _baggage: Sequence[bytes]) -> Trace:
         return self._new(None)
 
 
-def new_span_id() -> int:
-    """64 random bits, never zero."""
-    return getrandbits(64) or 1
+def new_span_id() -> bytes:
+    """16 random digits, never all zero."""
+    return _next_ids()[1]
+
+
+def _ids() -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Random ids without end: of a trace, and of two spans."""
+    while True:
+        digits = randbytes(_DRAWN_TOGETHER * _IDS.size // 2).hex().encode("ascii")
+        if _NO_SPAN_ID not in digits:
+            yield from _IDS.iter_unpack(digits)
+
+
+def _forked() -> None:
+    """A process that was forked off must not draw the ids that its parent has in store."""
+    global _next_ids
+    _next_ids = _ids().__next__
+
+
+_next_ids = _ids().__next__
+os.register_at_fork(after_in_child=_forked)
 
 
 def parse_traceparent(values: Sequence[bytes]) -> Parent | None:
@@ -162,8 +206,9 @@ def parse_traceparent(values: Sequence[bytes]) -> Parent | None:
     version, trace_id, span_id, flags, future = match.groups()
     if version == b"ff" or (version == b"00" and future is not None):
         return None
-    parent = Parent(int(trace_id, 16), int(span_id, 16), int(flags, 16))
-    return parent if parent.trace_id and parent.span_id else None
+    if trace_id == _NO_TRACE_ID or span_id == _NO_SPAN_ID:
+        return None
+    return Parent(trace_id, span_id, int(flags, 16))
 
 
 def parse_tracestate(values: Sequence[bytes]) -> bytes:

@@ -142,7 +142,7 @@ class Forwarder:
         self._retries = Retries(service.retry, circuit)
         self._head = certified_head if service.forward_client_certificate else request_head
         self._loop = asyncio.get_running_loop()
-        self._answers: Turn[UpstreamConnection] = Turn(self._told)
+        self._answered = Turn(self._told).add
 
     def dispatch(self, exchange: Exchange, shape: RequestShape, owner: Owner) -> bool:
         """Send the exchange at once, when an idle connection is there for it; `forward` does the same for whoever can wait.
@@ -170,19 +170,24 @@ class Forwarder:
         now = self._loop.time()
         total = shape.timeouts.total
         deadline = now + total if total else 0.0
-        head = self._head(exchange, shape)
+        observation = exchange.observation
+        trace = observation.trace
+        span_id = trace.try_span_id
+        whole = exchange.body_length == 0
+        parts = (self._head(exchange, shape), trace.propagation_lines(span_id), b"\r\n", b"" if whole else exchange.first_body())
+        data = b"".join(parts)
+        # `_begin`, for the first try of a request that is the route's own.
+        attempt = Try(endpoint.instance.id, endpoint.address, span_id, time.time_ns())
+        observation.tries.append(attempt)
         circuit.requests += 1
-        attempt = self._begin(exchange, endpoint)
+        endpoint.active += 1
         exchange.sent = (owner, deadline, now, attempt, pool)
         exchange.upstream = connection
-        trace_lines = exchange.observation.trace.propagation_lines(attempt.span_id)
-        data = b"".join((head, trace_lines, b"\r\n"))
-        if exchange.body_length != 0:
-            data += exchange.first_body()
-        timeouts = shape.per_try if self._retries.attempts else shape.timeouts
-        connection.send(data, exchange, timeouts, deadline, self._answers.add, head_request=exchange.method == "HEAD")
-        exchange.begin_upload(connection)
-        connection.touch(now)
+        head_request = exchange.method == "HEAD"
+        connection.send(data, exchange, shape.per_try, deadline, self._answered, now, whole=whole, head_request=head_request)
+        if not whole:
+            exchange.begin_upload(connection)
+            connection.touch(now)
         return True
 
     def _told(self, connection: UpstreamConnection) -> None:
@@ -207,7 +212,7 @@ class Forwarder:
         endpoint = exchange.endpoint
         assert endpoint is not None
         endpoint.active -= 1
-        endpoint.finished(now - sent_at, status >= 500)
+        endpoint.finished(now - sent_at, status >= 500, now)
         attempt.ended_ns = exchange.observation.ended_ns = time.time_ns()
         owner.answered(exchange, connection)
 
@@ -302,7 +307,8 @@ class Forwarder:
     def _begin(self, exchange: Exchange, endpoint: Endpoint) -> Try:
         """Note a try, and that the endpoint is busy with it."""
         observation = exchange.observation
-        attempt = Try(endpoint.instance.id, endpoint.address, new_span_id(), time.time_ns())
+        span_id = observation.trace.try_span_id if not observation.tries else new_span_id()
+        attempt = Try(endpoint.instance.id, endpoint.address, span_id, time.time_ns())
         if observation.service != self.name:
             # A handler's call, which may be one of several to several services.
             attempt.service, attempt.method = self.name, exchange.method

@@ -111,6 +111,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_request",
         "_interim",
         "_loop",
+        "_parsed",
         "_parser",
         "_paused_reading",
         "_reason",
@@ -159,14 +160,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._timeouts = Timeouts()
         self.total_deadline = 0.0
         self._exchange_open = False
-        self._reset(head_request=False)
+        self._reset()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "busy" if self._exchange_open else "idle"
         return f"<UpstreamConnection {state}{' reused' if self.reused else ''}>"
 
-    def _reset(self, *, head_request: bool) -> None:
-        self._head_request = head_request
+    def _reset(self) -> None:
+        self._head_request = False
+        #: What has come went through the parser.
+        self._parsed = False
         self._head_bytes = 0
         self._interim = 0
         self._chunks: list[bytes] = []
@@ -205,7 +208,7 @@ class UpstreamConnection(asyncio.Protocol):
             total_deadline: `loop.time()` at which the whole exchange ends; 0 for none.
             head_request: the method is HEAD, so the response has no body whatever its fields say (RFC 9112 section 6.3).
         """
-        self.send(data, sink, timeouts, total_deadline, None, head_request=head_request)
+        self.send(data, sink, timeouts, total_deadline, None, self._loop.time(), whole=False, head_request=head_request)
         self.response = self._loop.create_future()
         return self.response
 
@@ -216,7 +219,9 @@ class UpstreamConnection(asyncio.Protocol):
         timeouts: Timeouts,
         total_deadline: float,
         on_told: Callable[[UpstreamConnection], None] | None,
+        now: float,
         *,
+        whole: bool,
         head_request: bool,
     ) -> None:
         """`begin` for an exchange that nobody awaits.
@@ -224,15 +229,27 @@ class UpstreamConnection(asyncio.Protocol):
         Args:
             on_told: called once, when the response's head is there or won't come; `told` says which. It must leave the exchange as it is
                 until this call of the connection's is over.
+            now: of the loop.
+            whole: `data` is all of the request; else who sends the rest sets `request_sent`.
         """
         assert not self._exchange_open, "an exchange is open"
         assert not self.closed, "the connection has ended"
-        self._reset(head_request=head_request)
+        if self._parsed or self._chunks:
+            self._reset()
+        else:
+            # A response that was recognised by its bytes has left nothing else.
+            self.head = None
+            self.complete = self.response_started = self.keep_alive = False
+        self._head_request = head_request
         self._exchange_open = True
         self.sink = sink
         self._timeouts = timeouts
         self.total_deadline = total_deadline
         self.on_told = on_told
+        self.request_sent = whole
+        # `touch`, before anything has come.
+        deadline = now + (timeouts.response if whole else timeouts.idle)
+        self.deadline = total_deadline if total_deadline and total_deadline < deadline else deadline
         self.transport.write(data)
 
     def told(self) -> asyncio.Future[None]:
@@ -268,10 +285,11 @@ class UpstreamConnection(asyncio.Protocol):
         chunks = self._chunks
         if not chunks:
             return b""
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
         self._unread = 0
-        return data
+        if len(chunks) == 1:
+            return chunks.pop()
+        self._chunks = []
+        return b"".join(chunks)
 
     def wait_finished(self) -> asyncio.Future[None]:
         """The future that resolves when the whole body has been handed to the sink, or raises what ended it early."""
@@ -352,6 +370,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self.on_told = None
                 on_told(self)
             return
+        self._parsed = True
         if self.head is None:
             if not self.response_started and data[0] != _FIRST_BYTE:
                 self._refuse("upstream_protocol_error")

@@ -11,21 +11,27 @@ from gateway.telemetry.trace_context import Trace
 
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
 SPAN_ID = 0xB7AD6B7169203331
+TRY_SPAN_ID = 77
 #: 2026-11-23T00:58:45.123456Z
 ENDED_NS = 1_795_395_525_123_456_789
 ROUTE = Route(name="get-patient", path="/patients/{id}", target="patients", audit_path_params=("id",))
 
 
-def trace(*, sampled: bool = True) -> Trace:
-    return Trace(TRACE_ID, SPAN_ID, sampled, 1 if sampled else 0)
+def trace(*, sampled: bool = True, **others: Any) -> Trace:
+    return Trace(b"%032x" % TRACE_ID, span_id(SPAN_ID), span_id(TRY_SPAN_ID), sampled, 1 if sampled else 0, **others)
+
+
+def span_id(number: int) -> bytes:
+    """A span's id as it travels."""
+    return b"%016x" % number
 
 
 def principal() -> Principal:
     return Principal("alice", "https://login.example.gov", "jwt", frozenset({"b:write", "a:read"}), token_id="t-1", client="portal")
 
 
-def attempt(status: int = 200, *, error: str = "", span_id: int = 77) -> Try:
-    made = Try("patients-1", "10.0.0.9:9001", span_id, ENDED_NS - 1_000_000)
+def attempt(status: int = 200, *, error: str = "", span: int = TRY_SPAN_ID) -> Try:
+    made = Try("patients-1", "10.0.0.9:9001", span_id(span), ENDED_NS - 1_000_000)
     made.ended_ns, made.status, made.error = ENDED_NS - 100_000, status, error
     return made
 

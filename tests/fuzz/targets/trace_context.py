@@ -21,7 +21,7 @@ from gateway.telemetry.trace_context import (
 )
 from tests.fuzz.target import Target, field_lines
 
-_SPAN_ID = 0xB7AD6B7169203331
+_SPAN_ID = b"b7ad6b7169203331"
 _TRACEPARENT = re.compile(rb"traceparent: 00-[0-9a-f]{32}-b7ad6b7169203331-0[0-3]")
 _VISIBLE = re.compile(rb"[\x20-\x7e\t]*")
 _THEIRS = TraceContextTextMapPropagator()
@@ -40,8 +40,8 @@ def check(data: bytes) -> None:
     parent = parse_traceparent(parents)
     for trust in get_args(Trust):
         started = Propagator(trust, 0.5).start(parents, states, baggage)
-        assert 0 < started.trace_id < 1 << 128
-        assert 0 < started.span_id < 1 << 64
+        assert 0 < int(started.trace_id, 16) < 1 << 128
+        assert 0 < int(started.span_id, 16) < 1 << 64
         lines = started.propagation_lines(_SPAN_ID)
         assert lines.endswith(b"\r\n")
         first, *others = lines[:-2].split(b"\r\n")
@@ -55,7 +55,8 @@ def check(data: bytes) -> None:
         assert started.link == (parent if trust == "link" else None)
     if parent is not None and parents[0].startswith(b"00-"):
         theirs = trace.get_current_span(_THEIRS.extract({"traceparent": parents[0].decode("latin-1")})).get_span_context()
-        assert (theirs.trace_id, theirs.span_id, int(theirs.trace_flags)) == (parent.trace_id, parent.span_id, parent.flags)
+        assert theirs.trace_id == int(parent.trace_id, 16)
+        assert (theirs.span_id, int(theirs.trace_flags)) == (int(parent.span_id, 16), parent.flags)
     _check_bounded(parse_tracestate(states), MAXIMUM_TRACESTATE_BYTES, MAXIMUM_TRACESTATE_MEMBERS)
     _check_bounded(parse_baggage(baggage), MAXIMUM_BAGGAGE_BYTES, MAXIMUM_BAGGAGE_MEMBERS)
     # What we pass on we would take ourselves.

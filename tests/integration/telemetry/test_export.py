@@ -51,7 +51,7 @@ def test_spans_arrive_as_the_conventions_say(receiver: OtlpReceiver) -> None:
     """O2: SERVER `{method} {route}` and one CLIENT span a try, over OTLP."""
     made = tracer(receiver.endpoint + "/", trust="continue")
     trace = made.start([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], [b"a=1"], [])
-    tries = [attempt(0, error="upstream_connect_failure", span_id=1), attempt(503, span_id=new_span_id())]
+    tries = [attempt(0, error="upstream_connect_failure", span=1), attempt(503, span=int(new_span_id(), 16))]
     made.finish(observation(trace=trace, status=503, code="bad_gateway", tries=tries, shadow_limited=("new",)))
     server, first, second = receiver.wait_for(lambda spans: len(spans) == 3)
     assert (server["name"], server["kind"], server["status"]) == ("GET /patients/{id}", "SERVER", "ERROR")

@@ -186,9 +186,8 @@ class Watching:
         self._observer = observer
         self._observed = observed
 
-    @property
-    def accepting(self) -> bool:
-        return bool(self._observer.accepting)
+    def accepts(self) -> bool:
+        return bool(self._observer.accepts())
 
     def observe(self, observation: Observation) -> None:
         self._observed.append(observation)

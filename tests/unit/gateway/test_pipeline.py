@@ -120,6 +120,9 @@ class Kept:
         self.accepting = True
         self.observations: list[Observation] = []
 
+    def accepts(self) -> bool:
+        return self.accepting
+
     def observe(self, observation: Observation) -> None:
         self.observations.append(observation)
 

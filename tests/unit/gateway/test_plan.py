@@ -87,7 +87,7 @@ def test_consistent_hashing_looks_at_what_is_declared(by: str, expected: bytes |
     assert key is not None
     exchange = RecordedExchange(nothing, [(b"x-tenant", b"north")])
     exchange.principal = Principal("alice", "https://login.example.gov", "jwt")
-    exchange.params = {"id": 42}
+    exchange.client_ip, exchange.params = "192.0.2.1", {"id": 42}
     assert key(exchange) == expected
 
 
@@ -95,7 +95,9 @@ def test_hashing_by_subject_falls_back_to_the_address() -> None:
     """B3: on a public route nobody has a subject."""
     key = balance_key(Balance(policy="consistent_hash", by="subject"))
     assert key is not None
-    assert key(RecordedExchange(nothing)) == b"192.0.2.1"
+    exchange = RecordedExchange(nothing)
+    exchange.client_ip = "192.0.2.1"
+    assert key(exchange) == b"192.0.2.1"
 
 
 def test_other_policies_hash_nothing() -> None:

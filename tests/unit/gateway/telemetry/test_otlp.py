@@ -15,17 +15,17 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from gateway.telemetry.otlp import MAXIMUM_KEPT_ATTRIBUTES, OtlpEncoder
 from gateway.telemetry.spans import SpanBuilder
-from gateway.telemetry.trace_context import Parent, Trace
-from tests.support.observations import SPAN_ID, TRACE_ID, attempt, observation
+from gateway.telemetry.trace_context import Parent
+from tests.support.observations import SPAN_ID, TRACE_ID, attempt, observation, span_id, trace
 
 BUILDER = SpanBuilder(service_name="gateway", version="1.2.3", replica="gw-1")
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "answered": {},
     "denied": {"status": 429, "code": "rate_limited", "denied": True, "tries": [], "route": None},
-    "tried twice": {"tries": [attempt(0, error="upstream_reset", span_id=1), attempt(503, span_id=2)], "status": 503},
-    "linked": {"trace": Trace(TRACE_ID, SPAN_ID, True, 1, link=Parent(8, 9, 1))},
-    "continued": {"trace": Trace(1, 2, True, 1, parent_span_id=3, tracestate=b"a=1,b=2")},
+    "tried twice": {"tries": [attempt(0, error="upstream_reset", span=1), attempt(503, span=2)], "status": 503},
+    "linked": {"trace": trace(link=Parent(b"%032x" % 8, span_id(9), 1))},
+    "continued": {"trace": trace(parent_span_id=span_id(3), tracestate=b"a=1,b=2")},
     "shadow": {"shadow_limited": ("one", "two"), "store_mode": "open", "generation": 300},
     "empty texts": {"host": "", "client_ip": "", "request_id": ""},
     "long and foreign texts": {"user_agent": "\u00e9" * 256, "host": "h" * 200, "request_id": "\u2028"},

@@ -10,8 +10,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.spans import MAXIMUM_ADDRESSES, SpanBuilder
-from gateway.telemetry.trace_context import Parent, Trace
-from tests.support.observations import ENDED_NS, ROUTE, SPAN_ID, TRACE_ID, attempt, observation
+from gateway.telemetry.trace_context import Parent
+from tests.support.observations import ENDED_NS, ROUTE, SPAN_ID, TRACE_ID, attempt, observation, span_id, trace
 
 
 def build(seen: Observation) -> list[ReadableSpan]:
@@ -77,7 +77,7 @@ def test_client_spans_are_errors_from_400_on(status: int, expected: StatusCode) 
 
 def test_each_try_has_a_span_that_counts_resends() -> None:
     """O2: http.request.resend_count, absent on the first try; error.type says what failed."""
-    first, second = build(observation(tries=[attempt(0, error="upstream_connect_failure", span_id=1), attempt(200, span_id=2)]))[1:]
+    first, second = build(observation(tries=[attempt(0, error="upstream_connect_failure", span=1), attempt(200, span=2)]))[1:]
     assert first.attributes is not None
     assert second.attributes is not None
     assert first.attributes["error.type"] == "upstream_connect_failure"
@@ -145,8 +145,7 @@ def test_marks_of_unusual_decisions() -> None:
 
 def test_a_continued_trace_has_a_remote_parent_and_its_state() -> None:
     """O1: the SERVER span hangs below the caller's."""
-    trace = Trace(TRACE_ID, SPAN_ID, True, 1, parent_span_id=5, tracestate=b"a=1,b=2")
-    server, client = build(observation(trace=trace))
+    server, client = build(observation(trace=trace(parent_span_id=span_id(5), tracestate=b"a=1,b=2")))
     assert server.parent is not None
     assert server.context is not None
     assert client.context is not None
@@ -157,7 +156,7 @@ def test_a_continued_trace_has_a_remote_parent_and_its_state() -> None:
 
 def test_a_linked_trace_points_to_the_callers() -> None:
     """F-61: policy `link`."""
-    server = build(observation(trace=Trace(TRACE_ID, SPAN_ID, True, 1, link=Parent(8, 9, 1))))[0]
+    server = build(observation(trace=trace(link=Parent(b"%032x" % 8, span_id(9), 1))))[0]
     assert [(link.context.trace_id, link.context.span_id) for link in server.links] == [(8, 9)]
 
 
@@ -184,7 +183,7 @@ def test_the_address_cache_is_bounded() -> None:
 
 def test_calls_of_a_handler_are_spans_of_their_own() -> None:
     """O2: a handler's calls have their service and method, and a second call is no resend of the first."""
-    first, second = attempt(span_id=1), attempt(span_id=2)
+    first, second = attempt(span=1), attempt(span=2)
     for call, service, method in ((first, "claims", "POST"), (second, "claims", "brew")):
         call.service, call.method = service, method
     spans = build(observation(service="", tries=[first, second]))[1:]

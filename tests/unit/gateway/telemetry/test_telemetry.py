@@ -72,7 +72,7 @@ def test_what_is_off_writes_nothing(tmp_path: Path) -> None:
     setup = Setup(tmp_path, audit=False, access_log=False, metrics=False)
     setup.telemetry.observe(observation())
     setup.telemetry.event("start")
-    assert setup.telemetry.accepting
+    assert setup.telemetry.accepts()
     assert b"get-patient" not in setup.telemetry.render()
     setup.close()
     assert list(tmp_path.iterdir()) == []
@@ -112,10 +112,10 @@ def test_requests_are_refused_while_the_audit_is_full() -> None:
     telemetry = Telemetry(TelemetrySettings(), AuditSettings(sink=("file:/dev/full",)), version="1", replica="gw-1")
     seen = observation(user_agent="u" * 256)
     for _ in range(20_000):
-        if not telemetry.accepting:
+        if not telemetry.accepts():
             break
         telemetry.observe(seen)
-    assert not telemetry.accepting
+    assert not telemetry.accepts()
     assert b"gateway_audit_dropped_total 0.0" in telemetry.render()
     asyncio.run(telemetry.close(0.0))
 

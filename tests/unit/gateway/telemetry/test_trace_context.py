@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -22,7 +24,8 @@ TRACE_ID = b"0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = b"b7ad6b7169203331"
 VALID = b"00-" + TRACE_ID + b"-" + SPAN_ID + b"-01"
 UNSAMPLED = VALID[:-1] + b"0"
-PARENT = Parent(int(TRACE_ID, 16), int(SPAN_ID, 16), 1)
+PARENT = Parent(TRACE_ID, SPAN_ID, 1)
+TRY = b"000000000000004d"
 LINE = re.compile(rb"traceparent: 00-[0-9a-f]{32}-000000000000004d-0[0-3]\r\n")
 
 BAD_TRACEPARENTS = {
@@ -53,9 +56,9 @@ def test_bad_context_starts_a_new_trace_with_one_traceparent(trust: Trust, value
     """O1: exactly one traceparent upstream for inputs with none, two, upper-case and malformed ones."""
     trace = Propagator(trust, 1.0).start(values, [b"vendor=1"], [])
     assert trace.trace_id_hex.encode() != TRACE_ID
-    assert trace.parent_span_id == 0
+    assert trace.parent_span_id == b""
     assert trace.link is None
-    assert LINE.fullmatch(trace.propagation_lines(77))
+    assert LINE.fullmatch(trace.propagation_lines(TRY))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_continue_keeps_the_trace_its_decision_and_its_state() -> None:
     assert trace.parent_span_id == PARENT.span_id
     assert trace.span_id != PARENT.span_id
     assert trace.sampled
-    assert trace.propagation_lines(77) == (
+    assert trace.propagation_lines(TRY) == (
         b"traceparent: 00-" + TRACE_ID + b"-000000000000004d-01\r\ntracestate: a=1,b=2\r\nbaggage: user=alice;ttl=1\r\n"
     )
 
@@ -92,7 +95,7 @@ def test_continue_keeps_the_trace_its_decision_and_its_state() -> None:
 def test_continue_passes_the_flags_that_it_knows(flags: bytes, passed: bytes) -> None:
     """O1: sampled and random are passed on, unknown flags are cleared."""
     trace = Propagator("continue", 1.0).start([VALID[:-2] + flags], [], [])
-    assert trace.propagation_lines(1).endswith(b"-" + passed + b"\r\n")
+    assert trace.propagation_lines(TRY).endswith(b"-" + passed + b"\r\n")
     assert trace.sampled == bool(int(passed, 16) & 1)
 
 
@@ -101,7 +104,7 @@ def test_continue_without_context_decides_itself_and_passes_baggage() -> None:
     trace = Propagator("continue", 1.0).start([], [b"a=1"], [b"k=v"])
     assert trace.sampled
     assert trace.tracestate == b""
-    assert trace.propagation_lines(77).endswith(b"-01\r\nbaggage: k=v\r\n")
+    assert trace.propagation_lines(TRY).endswith(b"-01\r\nbaggage: k=v\r\n")
 
 
 def test_link_starts_anew_and_remembers_where_it_came_from() -> None:
@@ -110,7 +113,7 @@ def test_link_starts_anew_and_remembers_where_it_came_from() -> None:
     assert trace.trace_id_hex.encode() != TRACE_ID
     assert trace.link == PARENT
     assert not trace.sampled
-    assert LINE.fullmatch(trace.propagation_lines(77))
+    assert LINE.fullmatch(trace.propagation_lines(TRY))
 
 
 def test_ignore_forgets_the_caller() -> None:
@@ -118,7 +121,7 @@ def test_ignore_forgets_the_caller() -> None:
     trace = Propagator("ignore", 1.0).start([VALID], [b"a=1"], [b"k=v"])
     assert trace.trace_id_hex.encode() != TRACE_ID
     assert trace.link is None
-    assert LINE.fullmatch(trace.propagation_lines(77))
+    assert LINE.fullmatch(trace.propagation_lines(TRY))
 
 
 @pytest.mark.parametrize(
@@ -180,12 +183,30 @@ def test_ids_are_fresh_and_never_zero() -> None:
     """Zero ids are invalid (Trace Context sections 3.2.2.3 and 3.2.2.4)."""
     propagator = Propagator("link", 1.0)
     traces = [propagator.start([], [], []) for _ in range(1000)]
-    assert len({trace.trace_id for trace in traces} | {trace.span_id for trace in traces} | {new_span_id() for _ in range(1000)}) == 3000
-    assert all(trace.trace_id and trace.span_id for trace in traces)
-    assert all(re.fullmatch("[0-9a-f]{32}", trace.trace_id_hex) for trace in traces)
+    spans = [span for trace in traces for span in (trace.span_id, trace.try_span_id)] + [new_span_id() for _ in range(1000)]
+    assert len({trace.trace_id for trace in traces}) == 1000
+    assert len(set(spans)) == 3000
+    assert all(re.fullmatch("(?!0+$)[0-9a-f]{32}", trace.trace_id_hex) for trace in traces)
+    assert all(re.fullmatch(b"(?!0+$)[0-9a-f]{16}", span) for span in spans)
+    assert all(trace.trace_id_hex.encode() == trace.trace_id for trace in traces)
+
+
+def test_processes_that_were_forked_draw_other_ids() -> None:
+    """Ids are drawn in advance, and two processes must not give out the same ones."""
+    program = """if True:
+        import os
+        from gateway.telemetry.trace_context import new_span_id
+        new_span_id()
+        child = os.fork()
+        os.write(1, new_span_id() + b"\\n")
+        if child:
+            os.waitpid(child, 0)
+    """
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.split()
+    assert len(set(told)) == 2
 
 
 def test_a_trace_tells_its_state() -> None:
     """The repr is for log lines and failing tests."""
     trace = Propagator("continue", 1.0).start([VALID], [], [])
-    assert repr(trace) == f"<Trace {TRACE_ID.decode()} span={trace.span_id:016x} parent={SPAN_ID.decode()} flags=01>"
+    assert repr(trace) == f"<Trace {TRACE_ID.decode()} span={trace.span_id.decode()} parent={SPAN_ID.decode()} flags=01>"
