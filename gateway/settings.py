@@ -22,6 +22,8 @@ class Maxima:
     uri_bytes: int = 8 * 1024
     body_bytes: int = 10 * 1024 * 1024
     connections: int = 10_000
+    #: Of one client address that is no trusted proxy; 0 for any number.
+    connections_per_client: int = 0
     in_flight: int = 4096
 
 

@@ -118,6 +118,10 @@ class Max(Section):
     connections: Annotated[int, Whole(1, 1_000_000)] = Field(
         default=_SERVER.max.connections, description="Open client connections, each worker."
     )
+    connections_per_client: Annotated[int, Whole(0, 1_000_000)] = Field(
+        default=_SERVER.max.connections_per_client,
+        description="Those of one address (IPv6: of its /64) that is none of `trusted_proxies`, each worker; 0 for any number.",
+    )
     in_flight: Annotated[int, Whole(1, 1_000_000)] = Field(default=_SERVER.max.in_flight, description="Requests at once, each worker.")
 
 

@@ -23,6 +23,7 @@ from gateway.deadlines import Deadlines
 from gateway.errors import BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from gateway.exchange import Exchange
 from gateway.peer import Peer, TrustedProxies
+from gateway.server.clients import Clients
 from gateway.server.cycle import ApplicationCycle
 from gateway.server.http1 import RequestHead, StrictHttp1Protocol
 from gateway.server.overload import Overload
@@ -67,7 +68,7 @@ class Front:
         context: for handshakes, where the port speaks TLS.
     """
 
-    __slots__ = ("context", "deadlines", "handler", "maxima", "overload", "proxies", "requests", "room", "timeouts")
+    __slots__ = ("clients", "context", "deadlines", "handler", "maxima", "overload", "proxies", "requests", "room", "timeouts")
 
     #: Says what to do with requests that there is no room for.
     overload: Overload
@@ -87,6 +88,7 @@ class Front:
         self.proxies = proxies
         self.deadlines = deadlines
         self.context = context
+        self.clients = Clients()
         #: Requests whose turn has come.
         self.requests: Turn[WireExchange] = Turn(start)
         #: Requests that may begin before `overload` looks again; it sets this anew then.
@@ -157,14 +159,22 @@ class GatewayProtocol(StrictHttp1Protocol):
         # The connection starts the clock of its first head.
         self.deadline = self._head_deadline = self.loop.time() + front.timeouts.header
         front.deadlines.add(self)
-        if len(self.connections) > front.maxima.connections:
-            # It takes nobody else's room while it hears why.
-            self.connections.discard(self)
-            self.refused(Unavailable("overloaded", reason="connections"))
-            self.read_done()
+        maxima = front.maxima
+        mine = front.clients.enter(ip, maxima.connections_per_client, front.proxies)
+        if len(self.connections) > maxima.connections:
+            self._no_room("connections")
+        elif not mine:
+            self._no_room("client_connections")
+
+    def _no_room(self, reason: str) -> None:
+        """Tell the client why it can't stay. It takes nobody else's room while it hears that."""
+        self.connections.discard(self)
+        self.refused(Unavailable("overloaded", reason=reason))
+        self.read_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.front.deadlines.discard(self)
+        self.front.clients.leave(self.peer.ip)
         self.connections.discard(self)
         self.closing = True
         self._queue.clear()

@@ -174,6 +174,7 @@ class Handshake:
         self._listener = listener
         self._sock = sock
         self._who = who
+        self._over = False
         self._stopping = False
         self._made: SecureProtocol | None = None
         listener.connections.add(self)
@@ -187,6 +188,9 @@ class Handshake:
         """It counts no longer."""
         self._listener.under_way.discard(self)
         self._listener.connections.discard(self)
+        if not self._over:
+            self._over = True
+            self._listener.front.clients.leave(self._who)
 
     def shutdown(self) -> None:
         """The server stops: who is nearly through may ask a first request, as on a plain connection."""
@@ -300,8 +304,15 @@ class SecureListener:
             self._admit(sock, str(address[0]) if address else "a client")
 
     def _admit(self, sock: socket.socket, who: str) -> None:
-        if len(self.connections) >= self.front.maxima.connections and len(self.under_way) >= SPARE_HANDSHAKES:
+        front = self.front
+        if len(self.connections) >= front.maxima.connections and len(self.under_way) >= SPARE_HANDSHAKES:
             self.failed(who, ("overloaded", "there are too many connections and handshakes"))
+            sock.close()
+            return
+        if not front.clients.enter(who, front.maxima.connections_per_client, front.proxies):
+            # Nothing could be said to it before a handshake, which is what it may have no more of.
+            front.clients.leave(who)
+            self.failed(who, ("overloaded", "the client has too many connections"))
             sock.close()
             return
         sock.setblocking(False)

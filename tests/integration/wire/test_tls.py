@@ -207,6 +207,26 @@ def test_handshakes_count_as_connections(secure: Stage) -> None:
     run(main())
 
 
+def test_handshakes_count_as_their_clients_connections(secure: Stage) -> None:
+    """H10: `connections_per_client`, without an answer, because that would need the handshake."""
+
+    async def main() -> None:
+        async with secure(server={"max": {"connections_per_client": 2}, "timeouts": {"tls": "30s"}}) as (gateway, _):
+            silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            assert await read_all(reader) == b""
+            assert failures(gateway) == {("server", "overloaded"): 1}
+            for _, each in [*silent, (reader, writer)]:
+                each.close()
+
+            await until(lambda: not gateway.connections, "the connections to end")
+            client = await gateway.connect()
+            assert [(await client.ask(GET)).status for _ in range(2)] == [200, 200]
+            assert (await gateway.ask(GET)).status == 200
+
+    run(main())
+
+
 SAME = (
     streams.test_a_request_body_passes_piece_by_piece,
     streams.test_a_response_body_passes_piece_by_piece,
