@@ -144,27 +144,40 @@ class Metrics(Collector):
 
     # Reports
 
-    def observe(self, observation: Observation) -> None:
-        """One request is over."""
-        route = observation.route
-        name = route.name if route is not None else NO_ROUTE
-        series = self._routes.get(name) or self._add_route(name)
-        answers = series.answers.get(observation.method)
-        if answers is None:
-            answers = _answers(series, observation.method)
-        status = observation.status
-        if status in answers:
-            answers[status] += 1
-        else:
-            _first_answer(answers, status)
-        seconds = (observation.ended_ns - observation.started_ns) * 1e-9
-        histogram = series.seconds
-        histogram.counts[bisect_left(REQUEST_SECONDS, seconds)] += 1
-        histogram.total += seconds
-        if observation.tries:
-            self._observe_tries(observation)
-        if observation.code or observation.shadow_limited:
-            self._observe_refusal(observation, name)
+    def observe(self, *finished: Observation) -> None:
+        """Requests are over."""
+        self.observe_all(iter(finished))
+
+    def observe_all(self, finished: Iterator[Observation]) -> None:
+        """Take note of requests that are over, until there are no more."""
+        routes, services, bounds = self._routes, self._services, REQUEST_SECONDS
+        for observation in finished:
+            route = observation.route
+            name = route.name if route is not None else NO_ROUTE
+            series = routes.get(name) or self._add_route(name)
+            answers = series.answers.get(observation.method)
+            if answers is None:
+                answers = _answers(series, observation.method)
+            status = observation.status
+            if status in answers:
+                answers[status] += 1
+            else:
+                _first_answer(answers, status)
+            ended_ns, tries = observation.ended_ns, observation.tries
+            seconds = (ended_ns - observation.started_ns) * 1e-9
+            histogram = series.seconds
+            histogram.counts[bisect_left(bounds, seconds)] += 1
+            histogram.total += seconds
+            for attempt in tries:
+                service = attempt.service or observation.service or NO_SERVICE
+                histogram = services.get(service) or self._add_service(service)
+                seconds = ((attempt.ended_ns or ended_ns) - attempt.started_ns) * 1e-9
+                histogram.counts[bisect_left(bounds, seconds)] += 1
+                histogram.total += seconds
+            if len(tries) > 1:
+                self._observe_resends(observation)
+            if observation.code or observation.shadow_limited:
+                self._observe_refusal(observation, name)
 
     def batch(self, size: int, duration_seconds: float) -> None:
         """One admission call carried `size` requests."""
@@ -201,16 +214,6 @@ class Metrics(Collector):
     def _add_route(self, name: str) -> RouteSeries:
         series = self._routes[name] = RouteSeries()
         return series
-
-    def _observe_tries(self, observation: Observation) -> None:
-        for attempt in observation.tries:
-            service = attempt.service or observation.service or NO_SERVICE
-            histogram = self._services.get(service) or self._add_service(service)
-            seconds = ((attempt.ended_ns or observation.ended_ns) - attempt.started_ns) * 1e-9
-            histogram.counts[bisect_left(REQUEST_SECONDS, seconds)] += 1
-            histogram.total += seconds
-        if len(observation.tries) > 1:
-            self._observe_resends(observation)
 
     def _observe_resends(self, observation: Observation) -> None:
         tries = observation.tries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -37,9 +37,9 @@ Values = Iterable[tuple[Labels, float]]
 
 
 class RequestObserver(Protocol):
-    """Somebody who is told about each finished request."""
+    """Somebody who is told about finished requests: takes them from the iterator until there are no more."""
 
-    def __call__(self, observation: Observation, /) -> None: ...
+    def __call__(self, finished: Iterator[Observation], /) -> None: ...
 
 
 class Telemetry:
@@ -90,17 +90,18 @@ class Telemetry:
         self.audit = Audit(self._trail, format=audit.format, replica=replica, time=time, events=audit.events)
         self._blocking_writers = () if lossy else writers
         recorder = self.audit.observer if audit.sink else None
-        observers: dict[str, RequestObserver] = {"audit": recorder} if recorder is not None else {}
+        observers: dict[str, RequestObserver] = {"audit": _each(recorder)} if recorder is not None else {}
         access_log = settings.access_log
         if access_log.format != "off":
-            observers["access_log"] = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format, time=time).observe
+            lines = AccessLog(self._writer(access_log.sink, durable=False), format=access_log.format, time=time)
+            observers["access_log"] = _each(lines.observe)
         self.tracer = Tracer(settings.traces, version=version, replica=replica, exporter=exporter)
         self.dependencies = Dependencies(partial(self.event, "dependency"))
         self.metrics = Metrics([*self._own_sources(), *sources], on_mode=self._store_used)
         if self.tracer.recording:
-            observers["traces"] = self.tracer.finish
+            observers["traces"] = _each(self.tracer.finish)
         if settings.prometheus:
-            observers["metrics"] = self.metrics.observe
+            observers["metrics"] = self.metrics.observe_all
         self._observers = tuple(observers.items())
         self._collector = exposition.Collectors([self.metrics, ProcessCollector(registry=None)])
 
@@ -132,10 +133,13 @@ class Telemetry:
         """Tell everybody about the requests that have finished. Who fails is counted, and reported once."""
         finished, self._finished = self._finished, []
         for name, observe in self._observers:
-            for observation in finished:
+            rest = iter(finished)
+            while True:
                 try:
-                    observe(observation)
+                    observe(rest)
+                    break
                 except Exception as error:
+                    # It goes on with the request after the one that it failed on.
                     self._failed(name, error)
 
     def _tell_late(self) -> None:
@@ -237,3 +241,13 @@ class Telemetry:
 
     def _read_failures(self) -> Values:
         return [((name,), count) for name, count in list(self._failures.items())]
+
+
+def _each(observe: Callable[[Observation], None]) -> RequestObserver:
+    """An observer that looks at one request after the other."""
+
+    def observe_all(finished: Iterator[Observation], /) -> None:
+        for observation in finished:
+            observe(observation)
+
+    return observe_all

@@ -163,9 +163,9 @@ class Forwarder:
                 return False
         # The choice counts, whoever sends.
         exchange.endpoint = endpoint
-        pool = self._pool(endpoint)
-        connection = pool.take()
-        if connection is None:
+        pools: dict[UpstreamTLS | None, Pool] | None = endpoint.connections  # type: ignore[assignment]
+        pool = pools.get(self._tls_key if endpoint.scheme == "https" else None) if pools is not None else None
+        if pool is None or (connection := pool.take()) is None:
             return False
         now = self._loop.time()
         total = shape.timeouts.total
