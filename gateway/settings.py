@@ -276,6 +276,29 @@ class TelemetrySettings:
 
 AuditEvent = Literal["allowed", "denied", "admin", "config", "dependency", "handshake"]
 AUDIT_EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
+#: Members of a request's record that can be left out. What AU-3 asks for can't: what, when, where, from where, who, how it ended.
+AuditField = Literal[
+    "source.port",
+    "source.peer_ip",
+    "source.user_agent",
+    "source.certificate",
+    "principal.issuer",
+    "principal.client",
+    "principal.scopes",
+    "principal.token_id",
+    "request.path_template",
+    "request.path_params",
+    "request.host",
+    "request.bytes",
+    "limits",
+    "response.bytes",
+    "upstream",
+    "duration_ms",
+    "generation",
+]
+AUDIT_FIELDS: tuple[AuditField, ...] = get_args(AuditField)
+#: Each record carries all of them.
+MAXIMUM_AUDIT_LABELS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +312,8 @@ class AuditSettings:
         chain: whether each record names the hash of the one before it.
         checkpoint: seconds between checkpoints; 0 for none.
         events: `allowed` and `denied` requests, and other events by their kind. Start, stop, checkpoints and gaps are always recorded.
+        fields: what a request's record has besides what it always has.
+        labels: texts by name that each record carries.
     """
 
     sink: tuple[str, ...] = ("stdout",)
@@ -297,6 +322,8 @@ class AuditSettings:
     chain: bool = True
     checkpoint: float = 60.0
     events: tuple[AuditEvent, ...] = AUDIT_EVENTS
+    fields: tuple[AuditField, ...] = AUDIT_FIELDS
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def chained(self) -> bool:

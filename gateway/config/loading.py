@@ -22,6 +22,7 @@ from gateway.errors import ConfigError
 from gateway.route import Limit, Local, Route, Service
 from gateway.router import Router
 from gateway.settings import (
+    MAXIMUM_AUDIT_LABELS,
     AccessLogSettings,
     AdminSettings,
     AuditSettings,
@@ -158,7 +159,7 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
         limits=limits,
         routes=_routes(pieces, limits, report),
         telemetry=_telemetry(pieces.telemetry),
-        audit=_audit(pieces.audit),
+        audit=_audit(pieces.audit, report),
         source=document.marks.file,
         files=files.seen,
         certificates=files.certificates,
@@ -169,7 +170,9 @@ def _settings(document: Document, environ: Mapping[str, str], directory: Path, *
     return settings
 
 
-def _audit(section: models.Audit) -> AuditSettings:
+def _audit(section: models.Audit, report: Report) -> AuditSettings:
+    if len(section.labels) > MAXIMUM_AUDIT_LABELS:
+        report.add(("audit", "labels"), f"{len(section.labels)} labels", f"at most {MAXIMUM_AUDIT_LABELS}")
     return AuditSettings(
         sink=tuple(section.sink),
         format=section.format,
@@ -177,6 +180,8 @@ def _audit(section: models.Audit) -> AuditSettings:
         chain=section.chain,
         checkpoint=section.checkpoint,
         events=tuple(section.events),
+        fields=tuple(section.fields),
+        labels=dict(section.labels),
     )
 
 

@@ -58,6 +58,7 @@ Scope = Annotated[str, Text(syntax.scope)]
 Claim = Annotated[str, Text(syntax.claim)]
 Method = Annotated[str, Text(syntax.method)]
 FieldName = Annotated[str, Text(syntax.field_name)]
+Label = Annotated[str, Text(syntax.label)]
 FieldValue = Annotated[str, Text(syntax.field_value, optional=True)]
 RemovableField = Annotated[str, Text(syntax.removable_field)]
 SettableField = Annotated[str, Text(syntax.settable_field)]
@@ -676,6 +677,12 @@ class Audit(Section):
     )
     events: list[Annotated[settings.AuditEvent, OneOf(settings.AUDIT_EVENTS)]] = Field(
         default=list(settings.AUDIT_EVENTS), description="What is recorded; start, stop, checkpoints and gaps always are."
+    )
+    fields: list[Annotated[settings.AuditField, OneOf(settings.AUDIT_FIELDS)]] = Field(
+        default=list(settings.AUDIT_FIELDS), description="What a request's record has besides what it always has."
+    )
+    labels: dict[Name, Label] = Field(
+        default={}, description=f"Texts of at most 64 characters that each record carries; at most {settings.MAXIMUM_AUDIT_LABELS}."
     )
 
 

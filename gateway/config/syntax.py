@@ -16,6 +16,7 @@ from gateway.hosts import host_and_port, split_hosts
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110 section 5.6.2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")  # RFC 6749 section 3.3
+_LABEL = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?")
 _FIELD_VALUE = re.compile(r"[\x21-\x7e\x80-\uffff]([\x20-\x7e\x80-\uffff\t]*[\x21-\x7e\x80-\uffff])?|")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CLAIM = re.compile(r"[^\x00-\x20\x7f]{1,256}")
@@ -64,6 +65,11 @@ def field_name(text: str) -> str:
 def field_value(text: str) -> str:
     """A header field's value (RFC 9110 section 5.5)."""
     return _matched(_FIELD_VALUE, text, "is not a header value", "no line breaks or control characters, no space at the ends")
+
+
+def label(text: str) -> str:
+    """A text that records carry."""
+    return _matched(_LABEL, text, "is not a label", "at most 64 visible ASCII characters and spaces, no space at the ends")
 
 
 def removable_field(text: str) -> str:

@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 import orjson
 
-from gateway.settings import AUDIT_EVENTS, AuditEvent
+from gateway.settings import AUDIT_EVENTS, AUDIT_FIELDS, AuditEvent, AuditField
 from gateway.telemetry.chain import Head
 from gateway.telemetry.observation import Observation
 from gateway.telemetry.record import MAXIMUM_TEXT, TimeText, json_line, milliseconds, plain_line, quoted, word
-from gateway.telemetry.spelling import principal_text, source_of, spelling_of
+from gateway.telemetry.spelling import principal_members, principal_text, source_of, spelling_of
 from gateway.telemetry.trail import Trail
 
 EventKind = Literal["admin", "config", "dependency", "handshake", "start", "stop", "checkpoint", "gap"]
 NO_DETAIL: Mapping[str, object] = MappingProxyType({})
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 class Audit:
@@ -34,6 +35,8 @@ class Audit:
         replica: the name of this process.
         time: spells times, shared with the access log.
         events: what is recorded, of the words of `AuditSettings`. The life of the process and of the trail always is.
+        fields: what the record of a request has besides what it always has, in its words too.
+        labels: texts that each record carries.
     """
 
     def __init__(
@@ -44,14 +47,18 @@ class Audit:
         replica: str,
         time: TimeText,
         events: Collection[AuditEvent] = AUDIT_EVENTS,
+        fields: Collection[AuditField] = AUDIT_FIELDS,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> None:
         self._trail = trail
-        self._replica = replica
         self._time = time
         self._left_out = frozenset(AUDIT_EVENTS) - frozenset(events)
         self._sequence = 0
-        self._who = f'"replica":{quoted(replica)},"event":"request",'
-        self._request_line = {"json": self._json_request, "text": _text_request}[format]
+        self._origin: dict[str, Any] = {"replica": replica, **({"labels": dict(labels)} if labels else {})}
+        self._who = f'{json_line(self._origin)[1:-2].decode("ascii")},"event":"request",'
+        self._without = [tuple(field.split(".")) for field in AUDIT_FIELDS if field not in fields]
+        request = self._short_request if self._without else self._json_request
+        self._request_line = {"json": request, "text": _text_request}[format]
         self._event_line = {"json": self._json_event, "text": _text_event}[format]
 
     @property
@@ -120,7 +127,7 @@ class Audit:
             {
                 "time": self._time.format(time_ns()),
                 "seq": self._sequence,
-                "replica": self._replica,
+                **self._origin,
                 "event": kind,
                 "detail": dict(detail),
             }
@@ -148,13 +155,27 @@ class Audit:
 
     def _any_request(self, observation: Observation) -> bytes:
         """The record of any request, every text cut and escaped as needed."""
+        return json_line(self._members(observation))
+
+    def _short_request(self, observation: Observation) -> bytes:
+        """The record of any request, without the fields that were left out."""
+        record = self._members(observation)
+        if observation.principal is not None:
+            record["principal"] = principal_members(observation.principal)
+        for *section, name in self._without:
+            members = record[section[0]] if section else record
+            if members is not None:
+                members.pop(name, None)
+        return json_line(record)
+
+    def _members(self, observation: Observation) -> dict[str, Any]:
         route = observation.route
         principal = observation.principal
         tries = observation.tries
         record: dict[str, Any] = {
             "time": self._time.format(observation.ended_ns),
             "seq": self._sequence,
-            "replica": self._replica,
+            **self._origin,
             "event": "request",
             "trace_id": observation.trace.trace_id_hex,
             "request_id": observation.request_id,
@@ -178,7 +199,7 @@ class Audit:
         }
         if observation.code or observation.shadow_limited or observation.store_mode != "shared":
             _add_notable(record, observation)
-        return json_line(record)
+        return record
 
 
 def _is_notable(observation: Observation) -> bool:

@@ -70,16 +70,19 @@ def principal_text(principal: Principal) -> str:
     """The principal's part of an audit record, made once and kept with the cached token."""
     kept: str | None = principal.memo.get(_PRINCIPAL)
     if kept is None:
-        kept = principal.memo[_PRINCIPAL] = _text(
-            {
-                "subject": principal.subject,
-                "issuer": principal.issuer,
-                "client": principal.client,
-                "scopes": sorted(principal.scopes),
-                "token_id": principal.token_id,
-            }
-        )
+        kept = principal.memo[_PRINCIPAL] = _text(principal_members(principal))
     return kept
+
+
+def principal_members(principal: Principal) -> dict[str, Any]:
+    """Member `principal` of an audit record."""
+    return {
+        "subject": principal.subject,
+        "issuer": principal.issuer,
+        "client": principal.client,
+        "scopes": sorted(principal.scopes),
+        "token_id": principal.token_id,
+    }
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -87,7 +87,15 @@ class Telemetry:
         apart = audit.chained and bool(audit.checkpoint) and "stdout" not in audit.sink
         self._witness = self._writer("stdout", durable=False) if apart else None
         self._trail = Trail(writers, chained=audit.chained, lossy=lossy)
-        self.audit = Audit(self._trail, format=audit.format, replica=replica, time=time, events=audit.events)
+        self.audit = Audit(
+            self._trail,
+            format=audit.format,
+            replica=replica,
+            time=time,
+            events=audit.events,
+            fields=audit.fields,
+            labels=audit.labels,
+        )
         self._blocking_writers = () if lossy else writers
         recorder = self.audit.observer if audit.sink else None
         observers: dict[str, RequestObserver] = {"audit": _each(recorder)} if recorder is not None else {}

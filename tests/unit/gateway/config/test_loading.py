@@ -282,10 +282,29 @@ def test_the_audit_is_chained_and_whole_unless_said_otherwise() -> None:
     assert load_text("version: 1", {}).audit == AuditSettings(
         when_full="block", chain=True, checkpoint=60.0, events=("allowed", "denied", "admin", "config", "dependency", "handshake")
     )
-    text = "version: 1\naudit: {format: text, when_full: drop, chain: false, checkpoint: 0, events: [denied, admin]}"
-    assert load_text(text, {}).audit == AuditSettings(
-        format="text", when_full="drop", chain=False, checkpoint=0.0, events=("denied", "admin")
+    text = (
+        "version: 1\naudit: {format: text, when_full: drop, chain: false, checkpoint: 0, events: [denied, admin], "
+        "fields: [limits, request.host], labels: {system: HMS 1}}"
     )
+    assert load_text(text, {}).audit == AuditSettings(
+        format="text",
+        when_full="drop",
+        chain=False,
+        checkpoint=0.0,
+        events=("denied", "admin"),
+        fields=("limits", "request.host"),
+        labels={"system": "HMS 1"},
+    )
+
+
+def test_labels_of_records_are_few_and_short() -> None:
+    """S-43: each record has them, and a record is one short line."""
+    nine = ", ".join(f"l{number}: x" for number in range(9))
+    with pytest.raises(ConfigProblems, match=r"audit\.labels: 9 labels; at most 8"):
+        load_text(f"version: 1\naudit: {{labels: {{{nine}}}}}", {})
+    for text in ("x" * 65, "'a\tb'", "é", "' x'"):
+        with pytest.raises(ConfigProblems, match=r"audit\.labels\.system: .* is not a label; allowed: at most 64 visible"):
+            load_text(f"version: 1\naudit: {{labels: {{system: {text}}}}}", {})
 
 
 def test_values_of_today_are_accepted_for_keys_of_tomorrow() -> None:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.auth.principal import Principal
 from gateway.route import Route
+from gateway.settings import AUDIT_FIELDS
 from gateway.telemetry import trail
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.audit import Audit
@@ -27,10 +29,11 @@ HOSTILE = 'x"\r\nAUDIT: GET /admin -> 200\x00\u2028'
 class Recorded:
     """An audit into a file, which is read when it's closed."""
 
-    def __init__(self, path: Path, format: Literal["json", "text"] = "json") -> None:  # noqa: A002
+    def __init__(self, path: Path, format: Literal["json", "text"] = "json", **chosen: Any) -> None:  # noqa: A002
+        path.mkdir(exist_ok=True)
         self._path = path / "audit.jsonl"
         self._writer = LineWriter(f"file:{self._path}")
-        self.audit = Audit(Trail([self._writer], chained=False), format=format, replica="gw-1", time=TimeText())
+        self.audit = Audit(Trail([self._writer], chained=False), format=format, replica="gw-1", time=TimeText(), **chosen)
 
     def lines(self) -> list[bytes]:
         assert self._writer.close(10.0) == 0
@@ -179,6 +182,45 @@ def test_sequence_numbers_have_no_gaps_across_requests_and_events(tmp_path: Path
     assert [record["seq"] for record in records] == list(range(1, 503))
     assert (records[0]["event"], records[0]["detail"]) == ("start", {"version": "0.1.0"})
     assert (records[-1]["event"], records[-1]["detail"]) == ("stop", {})
+
+
+def test_labels_are_in_every_record(tmp_path: Path) -> None:
+    """S-43: of requests that are spelled the short way and the long way, and of events."""
+    labels = {"system": 'HMS "one"', "facility": "17"}
+    trail = Recorded(tmp_path, labels=labels)
+    trail.audit.observe(observation())
+    trail.audit.observe(observation(route=None, principal=None, tries=[], status=404, code="not_found", denied=True))
+    trail.audit.event("stop")
+    records = trail.records()
+    assert [record["labels"] for record in records] == [labels] * 3
+    assert [list(record)[:5] for record in records] == [["time", "seq", "replica", "labels", "event"]] * 3
+
+
+@pytest.mark.parametrize("principal", [principal(), None], ids=["known", "nobody"])
+@pytest.mark.parametrize("field", AUDIT_FIELDS)
+def test_a_field_can_be_left_out(tmp_path: Path, field: str, principal: Principal | None) -> None:
+    """S-43: that one, and nothing else."""
+    everything, fewer = Recorded(tmp_path / "all"), Recorded(tmp_path / "fewer", fields=set(AUDIT_FIELDS) - {field})
+    for recorded in (everything, fewer):
+        recorded.audit.observe(observation(principal=principal))
+    (whole,), (record,) = everything.records(), fewer.records()
+    *section, name = field.split(".")
+    members = whole[section[0]] if section else whole
+    if members is not None and field != "source.certificate":
+        del members[name]
+    assert record == whole
+
+
+def test_what_a_record_needs_is_always_there(tmp_path: Path) -> None:
+    """S-35, S-43: what, when, where, from where, who and how it ended."""
+    trail = Recorded(tmp_path, fields=())
+    trail.audit.observe(observation())
+    (record,) = trail.records()
+    assert list(record) == [
+        "time", "seq", "replica", "event", "trace_id", "request_id", "source", "principal", "request", "decision", "reason", "response",
+    ]  # fmt: skip
+    parts = [record[name] for name in ("source", "principal", "request", "response")]
+    assert parts == [{"ip": "192.0.2.7"}, {"subject": "alice"}, {"method": "GET", "route": "get-patient"}, {"status": 200}]
 
 
 def test_text_is_the_line_of_the_seed(tmp_path: Path) -> None:
