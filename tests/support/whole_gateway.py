@@ -509,19 +509,6 @@ def base_document(directory: Path, **sections: Any) -> Json:
     }
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes below one, whatever group they are in."""
-    children = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] if alive(pid) else []
-    return [each for child in children for each in (child, *descendants(child))]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 def values_of(fields: list[list[str]], name: str) -> list[str]:
     """The values of a field among those that an `Upstream` tells."""
     return [text for other, text in fields if other == name]

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.consul_agent import Agent, consul_agent
+from tests.support.processes import alive, descendants
 from tests.support.redis_server import free_port, wait_until
-from tests.support.whole_gateway import ProcessGateway, alive, descendants
+from tests.support.whole_gateway import ProcessGateway
 
 START_SECONDS = 60.0
 TITLE = re.compile(r"^# (.*)$")

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.processes import descendants
 from tests.support.redis_server import wait_until
-from tests.support.whole_gateway import ADMIN_TOKEN, Json, ProcessGateway, Upstream, base_document, descendants, process_gateway, upstream
+from tests.support.whole_gateway import ADMIN_TOKEN, Json, ProcessGateway, Upstream, base_document, process_gateway, upstream
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,14 @@ import pytest
 
 from tests.support.consul_agent import consul_agent
 from tests.support.identity_provider import Answer, identity_provider
+from tests.support.processes import alive, command_line, descendants
 from tests.support.redis_server import free_port, redis_server, wait_until
 from tests.support.whole_gateway import (
     Json,
     Login,
     ProcessGateway,
     Upstream,
-    alive,
     base_document,
-    descendants,
     process_gateway,
     running,
     upstream,
@@ -242,8 +241,7 @@ def arrived(gateway: ProcessGateway) -> int:
 
 def store_of(gateway: ProcessGateway) -> int:
     """The process id of its store; 0 while there is none."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(gateway.process.pid) if alive(pid)}
-    return next((pid for pid, command in commands.items() if b"store.sock" in command), 0)
+    return next((pid for pid in descendants(gateway.process.pid) if alive(pid) and "store.sock" in command_line(pid)), 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -19,6 +19,7 @@ import redis
 
 from gateway.errors import ConfigError
 from gateway.store.embedded import EmbeddedServer, valkey_program
+from tests.support.processes import alive
 from tests.support.redis_server import wait_until
 
 
@@ -32,25 +33,6 @@ def server() -> Iterator[EmbeddedServer]:
 
 def client_of(server: EmbeddedServer) -> redis.Redis:
     return redis.Redis(unix_socket_path=server.url.removeprefix("unix://"))
-
-
-def alive(pid: int) -> bool:
-    """Whether any thread of a process runs; one that has ended and waits for its parent does not.
-
-    The first thread may be over while others still hold the process's files, and with them its locks.
-    """
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return False
-    return any(_runs(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
-
-
-def _runs(status: str) -> bool:
-    try:
-        return Path(status).read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def test_the_wheel_carries_the_program_where_we_look_for_it() -> None:

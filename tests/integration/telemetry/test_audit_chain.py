@@ -16,8 +16,9 @@ import pytest
 from tests.support.audit_chains import whole_chain
 from tests.support.load import Ask, Load
 from tests.support.plain_service import ServiceProcess, service_process
+from tests.support.processes import descendants
 from tests.support.redis_server import any_server, wait_until
-from tests.support.whole_gateway import Json, ProcessGateway, base_document, descendants, process_gateway, running
+from tests.support.whole_gateway import Json, ProcessGateway, base_document, process_gateway, running
 
 LONG_AGENT = {"User-Agent": "x" * 256}
 

@@ -15,15 +15,14 @@ import httpx
 import pytest
 
 from tests.support.identity_provider import identity_provider
+from tests.support.processes import alive, descendants
 from tests.support.redis_server import free_port, redis_server, wait_until
 from tests.support.whole_gateway import (
     Json,
     Login,
     ProcessGateway,
     Upstream,
-    alive,
     base_document,
-    descendants,
     process_gateway,
     running,
     upstream,
