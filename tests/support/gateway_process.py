@@ -161,19 +161,34 @@ class RunningGateway:
         """The audit records of requests so far."""
         if not self.audit.exists():
             return []
-        parsed = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        # The last line may be on its way.
+        parsed = [json.loads(line) for line in self.audit.read_bytes().rpartition(b"\n")[0].splitlines()]
         return [record for record in parsed if record["event"] == "request"]
 
-    async def record(self, condition: Callable[[dict[str, Any]], bool] = lambda record: True) -> dict[str, Any]:
-        """The newest audit record of a request that fits; waits for it."""
-        await until(lambda: any(condition(record) for record in self.records()), "an audit record")
-        return next(record for record in reversed(self.records()) if condition(record))
+    async def record(self, condition: Callable[[dict[str, Any]], bool] = lambda record: True, *, of: int = 1) -> dict[str, Any]:
+        """The newest audit record of a request that fits, once all `of` that are to come are there.
+
+        A record is written after the answer: without their number the newest one may be that of an earlier request.
+        """
+        await until(lambda: sum(map(condition, self.records())) >= of, f"{of} audit records")
+        fitting = list(filter(condition, self.records()))
+        assert len(fitting) == of, f"{len(fitting)} records"
+        return fitting[-1]
 
     async def idle(self) -> None:
         """Nothing is in flight, neither here nor towards an instance."""
         await until(lambda: self.runtime.pipeline.in_flight == 0, "no request in flight")
         endpoints = [endpoint for name in self.runtime.forwarders for endpoint in self.runtime.directory.service(name).snapshot.endpoints]
         assert [endpoint.active for endpoint in endpoints] == [0] * len(endpoints)
+
+
+def patient(service: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys of a service that waits for connections for as long as a busy machine takes, unless they say how long.
+
+    Client, gateway and service share an event loop, and one that stood still finds its timers due before it looks at its sockets.
+    """
+    given = dict(service or {})
+    return {**given, "timeouts": {"connect": "10s", **given.get("timeouts", {})}}
 
 
 def declared(
@@ -194,7 +209,7 @@ def declared(
         limits: by name, for the route.
     """
     app = BackendAPIGateway(
-        state={"url": store, "budget": "2s"},
+        state={"url": store, "budget": "10s"},
         audit={"sink": [f"file:{directory / 'audit.jsonl'}"]},
         server=dict(server or {}),
     )
@@ -202,7 +217,7 @@ def declared(
         app.limit(name, **values)
     if upstream is not None:
         url = upstream if isinstance(upstream, str) else upstream.url
-        app.service("s", instances=[url], **(service or {}))
+        app.service("s", instances=[url], **patient(service))
         app.proxy("/s/{rest:path}", "s", **{"authentication": "none", **(route or {})})
     return app
 
@@ -281,6 +296,6 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine on the event loop that gateways run on, with a deadline."""
 
     async def bounded() -> None:
-        await asyncio.wait_for(main, 20)
+        await asyncio.wait_for(main, 60)
 
     uvloop.run(bounded())

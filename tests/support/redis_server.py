@@ -88,7 +88,7 @@ class RedisServer(Stoppable):
         wait_until(lambda: _answers(self.url), "the server to answer again")
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     """Polls until the condition holds. Fails, naming it, when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -96,7 +96,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) 
         time.sleep(0.002)
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     """`wait_until` for coroutines."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -127,7 +127,7 @@ def test_an_open_stream_of_a_revoked_token_ends(store: str, tmp_path: Path, adap
             await one.runtime.revocations.revoke(Revocation(kind="subject", value=alice, expires_at=time.time() + 60))
             assert max(await asyncio.gather(ended(first), ended(again))) < ENDED_SECONDS
             await goes_on(other)
-            record = await two.record(lambda record: record["reason"] == "token_revoked")
+            record = await two.record(lambda record: record["reason"] == "token_revoked", of=2)
             assert record["response"]["status"] == 200
             assert record["principal"]["subject"] == alice
             await until(lambda: len(two.runtime.streams) == 1, "the registry to forget them")

@@ -96,7 +96,7 @@ def test_the_limit_is_that_of_all_replicas(shared: RedisServer, tmp_path: Path, 
             assert await ask(first, mine, GOOD) == SERVED
             assert await ask(first, mine) == (401, "unauthorized")
             assert await ask(first, mine, path="/optional") == SERVED
-            record = await first.record(lambda record: record["response"]["status"] == 429)
+            record = await first.record(lambda record: record["response"]["status"] == 429, of=2)
             assert (record["decision"], record["reason"], record["limited"]) == ("deny", "rate_limited", ["authentication.failures"])
             assert b'gateway_limited_total{limit="authentication.failures"' in render(first.runtime.telemetry.metrics)
 

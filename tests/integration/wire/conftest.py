@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway_process import Adapter, RunningGateway, declared, serving
+from tests.support.gateway_process import Adapter, RunningGateway, declared, patient, serving
 from tests.support.recording_upstream import RecordingUpstream, Script, recording_upstream
 from tests.support.redis_server import redis_server
 
@@ -54,7 +54,8 @@ def fleet(store: str, tmp_path: Path) -> Fleet:
             upstreams = [await stack.enter_async_context(recording_upstream(each)) for each in scripts if not isinstance(each, str)]
             others = [each for each in scripts if isinstance(each, str)]
             app = declared(tmp_path, store, None)
-            app.service("s", **{"balance": "round_robin", **(service or {})}, instances=[*(each.url for each in upstreams), *others])
+            keys = {"balance": "round_robin", **patient(service)}
+            app.service("s", **keys, instances=[*(each.url for each in upstreams), *others])
             app.proxy("/s/{rest:path}", "s", authentication="none")
             async with serving(app, tmp_path, adapter) as gateway:
                 yield gateway, upstreams

@@ -120,7 +120,7 @@ def test_a_slow_head_is_told_so(stage: Stage) -> None:
             drip = asyncio.create_task(_drip(client, GET))
             response = await client.response()
             assert (response.status, response.problem["code"]) == (408, "request_timeout")
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 7, "all of it would take 9 s"
             assert await client.rest() == b""
             drip.cancel()
 

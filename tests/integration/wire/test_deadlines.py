@@ -26,7 +26,7 @@ async def silent(link: Link) -> None:
 async def deaf(link: Link) -> None:
     """Takes the head and then nothing more."""
     await link.head()
-    await asyncio.sleep(15)
+    await asyncio.sleep(60)
 
 
 async def half(link: Link) -> None:
@@ -73,7 +73,7 @@ def test_a_response_that_does_not_come_is_a_504(stage: Stage, adapter: Adapter, 
             started = time.monotonic()
             response = await gateway.ask(GET)
             assert (response.status, response.problem["code"]) == (504, "gateway_timeout")
-            assert 0.2 < time.monotonic() - started < 2
+            assert 0.2 < time.monotonic() - started < 10
             record = await gateway.record()
             assert record["reason"] == reason
             await upstream.links[0].lost.wait()
@@ -85,7 +85,7 @@ def test_a_response_that_does_not_come_is_a_504(stage: Stage, adapter: Adapter, 
 @both
 @pytest.mark.parametrize(
     ("script", "timeouts", "reason"),
-    [(half, {"idle": "300ms"}, "upstream_idle_timeout"), (dripping, {"total": "400ms", "idle": "5s"}, "upstream_total_timeout")],
+    [(half, {"idle": "500ms"}, "upstream_idle_timeout"), (dripping, {"total": "500ms", "idle": "10s"}, "upstream_total_timeout")],
     ids=["idle", "total"],
 )
 def test_a_body_that_stops_is_cut(stage: Stage, adapter: Adapter, script: Script, timeouts: dict[str, str], reason: str) -> None:
@@ -127,11 +127,11 @@ def test_the_response_deadline_begins_when_the_request_is_sent(stage: Stage) -> 
             await link.send(HEAD + b"0123456789")
 
     async def main() -> None:
-        async with stage(script, service={"timeouts": {"response": "300ms"}}) as (gateway, _):
+        async with stage(script, service={"timeouts": {"response": "1s"}}) as (gateway, _):
             client = await gateway.connect()
             await client.send(b"POST /s/x HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n")
             for _ in range(6):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
                 await client.send(b"x")
             assert (await client.response()).status == 200
 
