@@ -27,7 +27,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 Json = dict[str, Any]
-START_SECONDS = 10.0
+START_SECONDS = 30.0
 
 
 class Received:
@@ -192,7 +192,7 @@ class OtlpReceiver:
         """Every message received so far, as it came over the wire, without its compression."""
         return self._call("GET", "/messages")
 
-    def wait_for(self, condition: Callable[[list[Json]], bool], timeout_seconds: float = 10.0) -> list[Json]:
+    def wait_for(self, condition: Callable[[list[Json]], bool], timeout_seconds: float = 30.0) -> list[Json]:
         """The spans, as soon as the condition holds for them.
 
         Raises:

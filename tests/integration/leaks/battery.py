@@ -98,7 +98,7 @@ def refused_for_its_form(scene: Scene, good: str) -> None:
     }.items():
         # Bounds on fields are those of our own server.
         scene.ask(name, "open", more=(line,), authorization=good, echo=scene.adapter != "wire" and name in ("many", "large"))
-    scene.send("bad method", f"{put('method').upper()} /{BEACON} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    scene.send("bad method", f"{put('method').upper()} /{BEACON} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
     scene.send("no HTTP", f"{put('no HTTP at all')}\r\n\r\n".encode())
     scene.send("bad version", f"GET /{BEACON} HTTP/{put('version')}\r\nHost: h\r\n\r\n".encode())
     scene.ask("wrong method", "open", method="DELETE", authorization=good)
@@ -175,7 +175,7 @@ def failed(scene: Scene, good: str) -> None:
     for what in ("garbage", "bad-field", "nothing"):
         scene.ask(what, "open", what, method="POST", authorization=good, body=put("body of a failed request").encode())
     scene.ask("cut", "open", "cut", authorization=good, echo=True)
-    scene.ask("slow", "open", "slow", authorization=good)
+    scene.ask("slow", "hasty", "slow", authorization=good)
     scene.ask("gone", "gone")
     body = put("body of a crash").encode()
     scene.ask("crash", "crash", method="POST", body=body, authorization=good)

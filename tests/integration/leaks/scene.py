@@ -24,8 +24,9 @@ from tests.support.canaries import Canary
 from tests.support.consul_agent import shared_agent
 from tests.support.identity_provider import Answer, Question, identity_provider
 from tests.support.otlp_receiver import OtlpReceiver
-from tests.support.redis_server import RedisServer, free_port, redis_server, wait_until
-from tests.support.websockets import CLOSE, TEXT, accept_of, close, frame
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, redis_server, wait_until
+from tests.support.websockets import CLOSE, NO_MASK, TEXT, accept_of, close, frame
 from tests.support.whole_gateway import (
     LISTENING,
     ROOT,
@@ -40,6 +41,8 @@ Adapter = Literal["wire", "uvicorn"]
 #: Told in every sink by right: part of the names of the directory, a service, routes and limits. What doesn't find it is no search.
 BEACON = Canary("the beacon").text
 ENVIRONMENT_VARIABLE = "UPSTREAM_CREDENTIAL"
+#: How a Close frame begins that is not masked; no canary has it.
+CLOSE_FRAME = b"\x88"
 SECRET_FILES = frozenset(("issuer secret", "introspection secret", "Consul token", "admin token"))
 
 
@@ -48,16 +51,18 @@ class Planted:
 
     def __init__(self) -> None:
         self.all: list[Canary] = []
+        self._lock = threading.Lock()
         #: A request for `held` has come to the service, and may be answered.
         self.arrived = threading.Event()
         self.released = threading.Event()
 
     def __call__(self, where: str, *told: str) -> str:
         """The text for a place, the same one each time."""
-        known = next((canary for canary in self.all if canary.where == where), None)
-        if known is None:
-            known = Canary(where, told=told)
-            self.all.append(known)
+        with self._lock:
+            known = next((canary for canary in self.all if canary.where == where), None)
+            if known is None:
+                known = Canary(where, told=told)
+                self.all.append(known)
         return known.text
 
     def adopt(self, where: str, text: str) -> None:
@@ -337,6 +342,10 @@ class Scene:
                         for each in frames:
                             connection.sendall(each)
                         break
+                while CLOSE_FRAME not in content.partition(greeting)[2] and (piece := connection.recv(65536)):
+                    content += piece
+                # Without an answer another server would wait for ten seconds.
+                connection.sendall(close(1000, mask=NO_MASK))
                 while piece := connection.recv(65536):
                     content += piece
         reply = Reply(name, content, echo=True)
@@ -395,9 +404,9 @@ def document(directory: Path, planted: Planted, login: Login, ports: dict[str, i
 
     return base_document(
         directory,
-        server={"timeouts": {"header": "500ms", "body": "500ms"}, "drain": {"delay": "2s", "quiet": "500ms", "timeout": "5s"}},
+        server={"timeouts": {"header": "1s", "body": "1s"}, "drain": {"delay": "2s", "quiet": "500ms", "timeout": "5s"}},
         admin={"port": 0, "token_file": str(directory / "admin token")},
-        state={"url": f"redis://:${{STORE_PASSWORD}}@127.0.0.1:{ports['store']}/0", "budget": "250ms"},
+        state={"url": f"redis://:${{STORE_PASSWORD}}@127.0.0.1:{ports['store']}/0", "budget": "1s"},
         discovery={
             "consul": {"url": consul, "token_file": str(directory / "Consul token")},
             "cache_dir": str(directory / "snapshots"),
@@ -418,7 +427,8 @@ def document(directory: Path, planted: Planted, login: Login, ports: dict[str, i
             "failures": "off",
         },
         services={
-            f"{BEACON}-records": {"instances": service, "timeouts": {"response": "300ms"}, "outlier": {"consecutive_failures": 0}},
+            f"{BEACON}-records": {"instances": service, "outlier": {"consecutive_failures": 0}},
+            "hasty": {"instances": service, "timeouts": {"response": "300ms"}},
             "narrow": {"instances": service, "circuit": {"requests": 1}},
             "gone": {"instances": [f"http://127.0.0.1:{ports['nobody']}"]},
             "nobody": {"consul": f"{BEACON}-nobody"},
@@ -439,6 +449,7 @@ def document(directory: Path, planted: Planted, login: Login, ports: dict[str, i
             route("closed", scopes=[f"{BEACON}:admin"]),
             route("gone", service="gone", authentication="none", limits=[f"{BEACON}-wide"]),
             route("nobody", service="nobody", authentication="none"),
+            route("hasty", service="hasty", authentication="none"),
             route("narrow", service="narrow", authentication="none"),
             route("public", authentication="none", cors={"origins": ["https://app.example.gov"]}),
             route("optional", authentication="optional"),
