@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -25,24 +26,43 @@ from tests.support.admission import (
 )
 from tests.support.redis_server import RedisServer, run, until
 
+#: A pause between two verdicts that none of the paces below explains.
+STANDSTILL_SECONDS = 0.15
 WINDOW_KINDS = [gcra(5, 60), sliding(5, 60), quota(5), concurrency(5)]
 
 
-async def offer(admission: Admission, plan: AdmissionPlan, who: str, per_second: float, seconds: float) -> list[tuple[float, bool]]:
-    """Offers requests at a steady pace; returns when each was decided, and how."""
+@dataclass
+class Offered:
+    """Requests at a steady pace: when each was decided, in seconds since the first, and whether it was admitted."""
+
+    decided: list[tuple[float, bool]]
+
+    @property
+    def admitted(self) -> int:
+        return sum(allowed for _, allowed in self.decided)
+
+    def admitted_within(self, seconds: float) -> int:
+        """How many were surely admitted in the time; on a busy machine the offer takes longer."""
+        return sum(allowed for at, allowed in self.decided if at <= seconds)
+
+    @property
+    def stood_still_seconds(self) -> float:
+        """How long this machine itself stood still, so that nothing was offered."""
+        pauses = (later - earlier for (earlier, _), (later, _) in pairwise(self.decided))
+        return sum(pause for pause in pauses if pause > STANDSTILL_SECONDS)
+
+
+async def offer(admission: Admission, plan: AdmissionPlan, who: str, per_second: float, seconds: float, start: float = 0.0) -> Offered:
+    """Offers requests at a steady pace, from a moment of the loop's clock or from now on."""
     loop = asyncio.get_running_loop()
-    someone, start = principal(who), loop.time()
+    someone, start = principal(who), start or loop.time()
     decided: list[tuple[float, bool]] = []
     for number in range(int(per_second * seconds)):
         # The pace of the offer is the input of these cases.
         await asyncio.sleep(max(0.0, start + number / per_second - loop.time()))
         found = await verdict(admission, plan, someone)
         decided.append((loop.time() - start, found.allowed))
-    return decided
-
-
-def admitted(decided: list[tuple[float, bool]]) -> int:
-    return sum(allowed for _, allowed in decided)
+    return Offered(decided)
 
 
 async def _replicas(server: RedisServer, admission: Admission) -> None:
@@ -50,49 +70,51 @@ async def _replicas(server: RedisServer, admission: Admission) -> None:
     async with admitting(server.url) as (_, second), admitting(server.url) as (_, third), admitting(server.url) as (_, fourth):
         limit = gcra(100, 1)
         replicas = [(one, one.plan(route(limit, name="l1"))) for one in (admission, second, third, fourth)]
-        decided = await asyncio.gather(*(offer(one, plan, "l1", 100, 5) for one, plan in replicas))
-    assert 560 <= sum(map(admitted, decided)) <= 601
+        start = asyncio.get_running_loop().time()
+        offered = await asyncio.gather(*(offer(one, plan, "l1", 100, 5, start) for one, plan in replicas))
+    together = Offered(sorted(each for one in offered for each in one.decided))
+    assert together.admitted_within(5) <= 601
+    assert together.admitted >= 560 - 100 * together.stood_still_seconds
 
 
 async def _drained_and_idle(server: RedisServer, admission: Admission) -> None:
     """L2: 10/s burst 1000, drained, idle 2.2 s: at most 23 admitted."""
     plan, someone = admission.plan(route(gcra(10, 1, burst=1000), name="l2")), principal("l2")
     loop = asyncio.get_running_loop()
-    started = loop.time()
     await asyncio.gather(*(verdict(admission, plan, someone) for _ in range(1100)))
-    drained = loop.time()
+    empty_at = loop.time()
+    while (await verdict(admission, plan, someone)).allowed:
+        empty_at = loop.time()
     # The pause is the input of this case.
     await asyncio.sleep(2.2)
     found = await asyncio.gather(*(verdict(admission, plan, someone) for _ in range(200)))
-    assert 21 <= sum(one.allowed for one in found) <= 1 + 10 * (loop.time() - started)
-    assert drained - started < 0.5
+    assert 21 <= sum(one.allowed for one in found) <= 1 + 10 * (loop.time() - empty_at)
 
 
 async def _two_limits(server: RedisServer, admission: Admission, seconds: int) -> None:
     """L3: 5/s and 100/min on one route, offered 50/s for 20 s: 95-105 admitted, the minute counter equals the admitted."""
     plan = admission.plan(route(gcra(5, 1, name="second"), sliding(5 * seconds, 60, name="minute"), name="l3"))
-    decided = await offer(admission, plan, "l3", 50, seconds)
-    assert 5 * seconds - 5 <= admitted(decided) <= 5 * seconds + 5
+    offered = await offer(admission, plan, "l3", 50, seconds)
+    assert 5 * seconds - 5 * (1 + offered.stood_still_seconds) <= offered.admitted <= 5 * seconds + 5
     with server.client() as client:
         (key,) = client.keys("gw:*:minute:*")
         (counted,) = struct.unpack_from("<d", client.get(key))
-    assert counted == admitted(decided)
+    assert counted == offered.admitted
 
 
 async def _refusals_are_free(server: RedisServer, admission: Admission, seconds: int) -> None:
     """L4: 5/s, offered 10/s for 10 s: 49-55 admitted."""
-    decided = await offer(admission, admission.plan(route(gcra(5, 1), name="l4")), "l4", 10, seconds)
-    assert 5 * seconds - 1 <= admitted(decided) <= 5 * seconds + 5
+    offered = await offer(admission, admission.plan(route(gcra(5, 1), name="l4")), "l4", 10, seconds)
+    assert offered.admitted_within(seconds) <= 5 * seconds + 5
+    assert offered.admitted >= 5 * seconds - 1 - 5 * offered.stood_still_seconds
 
 
 async def _no_starvation(server: RedisServer, admission: Admission, seconds: int) -> None:
     """L6: 10/s, offered 100/s for 10 s: after the burst no 300 ms without an admission."""
-    decided = await offer(admission, admission.plan(route(gcra(10, 1), name="l6")), "l6", 100, seconds)
-    times = [at for at, allowed in decided if allowed]
-    # Where this machine itself stood still, nothing was offered either.
-    stops = [later - earlier for (earlier, _), (later, _) in pairwise(decided) if later - earlier > 0.05]
-    assert max(later - earlier for earlier, later in pairwise(times)) <= 0.3 + sum(stops)
-    assert len(times) >= 10 * seconds
+    offered = await offer(admission, admission.plan(route(gcra(10, 1), name="l6")), "l6", 100, seconds)
+    times = [at for at, allowed in offered.decided if allowed]
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 0.3 + offered.stood_still_seconds
+    assert len(times) >= 10 * seconds - 10 * offered.stood_still_seconds
 
 
 def test_the_cases_that_need_real_time_hold_together(server: RedisServer) -> None:

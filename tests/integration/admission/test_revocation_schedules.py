@@ -123,9 +123,9 @@ class World:
         for relay in self.relays:
             relay.heal()
         known = {who for who in self.acknowledged for one in self.replicas if one.mirror.revoked(principal(who))}
-        await until(lambda: all(one.admission.ready and one.together.ready for one in self.replicas), "all to be ready", 10.0)
+        await until(lambda: all(one.admission.ready and one.together.ready for one in self.replicas), "all to be ready")
         everybody = [principal(who) for who in sorted(known)]
-        await until(lambda: all(_knows(one, everybody) for one in self.replicas), "all mirrors to agree", 10.0)
+        await until(lambda: all(_knows(one, everybody) for one in self.replicas), "all mirrors to agree")
         for number in range(REPLICAS):
             for who in sorted(known):
                 await self.check(number, who)

@@ -99,7 +99,7 @@ def test_places_on_several_shards_are_given_back_together(server: RedisServer) -
 
 
 async def _until_left(admission: Admission, plan: AdmissionPlan, who: Principal, expected: dict[str, int]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (found := await left(admission, plan, who)) != expected:
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.005)
@@ -155,10 +155,11 @@ def test_a_late_refund_does_not_pay_for_others(server: RedisServer) -> None:
             assert admission._lanes is not None
             early = await admission._lanes.groups[first.shard].submit(first, b"")
             await asyncio.sleep(0.03)
+            started = time.monotonic()
             assert [(await verdict(admission, alone, someone)).allowed for _ in range(10)] == [True] * 10
             admission._lanes.spread._take_back([(first, early)])  # type: ignore[list-item]
             await asyncio.sleep(0.002)
-            assert (await left(admission, alone, someone))["own"] <= 3
+            assert (await left(admission, alone, someone))["own"] <= 100 * (time.monotonic() - started)
 
     run(main())
 
