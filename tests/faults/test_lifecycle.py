@@ -18,7 +18,8 @@ from tests.support.fault_scene import SLACK_SECONDS, assert_audit_holds, assert_
 from tests.support.faults import Form, Measured, fault
 from tests.support.load import Ask, Load, percentile, statuses
 from tests.support.plain_service import ServiceProcess, service_process
-from tests.support.redis_server import RedisServer, free_port, redis_server, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, redis_server, wait_until
 from tests.support.whole_gateway import Json, Login, ProcessGateway, process_gateway
 
 LEASE_SECONDS = 5.0
@@ -152,7 +153,7 @@ def test_rolling_restarts(
                 assert replica.gateway is not None
                 told_at = time.monotonic()
                 replica.gateway.process.send_signal(signal.SIGTERM)
-                assert replica.gateway.process.wait(30) == 0, replica.gateway.said
+                assert replica.gateway.wait() == 0, replica.gateway.said
                 ends.append(time.monotonic() - told_at)
                 assert_said_nothing(replica.gateway)
                 replica.start()

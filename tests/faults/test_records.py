@@ -14,7 +14,8 @@ from tests.support.faults import Form, Measured, fault
 from tests.support.load import Load, percentile, statuses
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.plain_service import ServiceProcess, service_process
-from tests.support.redis_server import free_port, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import wait_until
 from tests.support.whole_gateway import Json, Login, ProcessGateway, running
 
 RATE = 200

@@ -18,7 +18,8 @@ from tests.support.faults import Form, Measured, fault
 from tests.support.load import Ask, Load, Reply
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.plain_service import ServiceProcess, service_process
-from tests.support.redis_server import RedisServer, free_port, redis_server, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, redis_server, wait_until
 from tests.support.whole_gateway import Json, Login, ProcessGateway, process_gateway
 
 RATE = 150

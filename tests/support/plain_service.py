@@ -16,7 +16,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.redis_server import free_port, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 

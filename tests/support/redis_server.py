@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ import redis
 import uvloop
 
 from gateway.store.embedded import valkey_program
+from tests.support.ports import free_port
 
 ServerKind = Literal["redis", "valkey"]
 KINDS: tuple[ServerKind, ...] = ("redis", "valkey")
@@ -164,14 +164,6 @@ def _contained(kind: ServerKind) -> Iterator[RedisServer]:
         url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
         wait_until(lambda: _answers(url), f"{kind} in a container to answer", 60.0)
         yield RedisServer(kind, url)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _started(kind: ServerKind, program: str, directory: Path, options: tuple[str, ...]) -> Iterator[RedisServer]:

@@ -41,7 +41,7 @@ class ScriptedSource:
         self._publish(Failed(reason))
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> float:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     """Wait for a condition; how long it took. Fails when it does not come true in time."""
     start = time.monotonic()
     while not condition():

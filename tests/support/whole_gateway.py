@@ -27,7 +27,8 @@ import jwt
 
 from hms_etl.gateway import BackendAPIGateway
 from tests.support.identity_provider import Answer, IdentityProvider, Question
-from tests.support.redis_server import free_port, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import wait_until
 from tests.support.tokens import AUDIENCE, ec_key, jwk, jwks, rsa_key
 
 Json = dict[str, Any]
@@ -39,8 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ADMIN_TOKEN = "the-admin-token-of-tests"
 LISTENING = re.compile(r"Gateway listening on (https?://\S+)(?: with \d+ workers)?, admin on (http://\S+)")
 UVICORN_LISTENING = re.compile(r"Uvicorn running on (http://\S+)")
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 
 # Services
@@ -274,13 +275,17 @@ class ProcessGateway(Records):
         return self._output.read_text()
 
     def wait_until_listening(self) -> ProcessGateway:
-        """Return when it says that it listens."""
+        """Return when it says that it listens; it is killed when it does not."""
 
         def listens() -> bool:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.said}"
             return self._listening.search(self.said) is not None
 
-        wait_until(listens, "the gateway to listen", START_SECONDS)
+        try:
+            wait_until(listens, "the gateway to listen", START_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
         found = self._listening.search(self.said)
         assert found is not None
         self.url, self.admin_url = (*found.groups(), "")[:2]
@@ -305,6 +310,10 @@ class ProcessGateway(Records):
         self._client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended; it is killed when it does not."""
         try:
             return self.process.wait(STOP_SECONDS)
         finally:

@@ -43,8 +43,9 @@ from tests.conformance.tokens.forge import (
     with_signature,
 )
 from tests.conformance.tokens.subject import ask
+from tests.support.redis_server import wait_until
 from tests.support.tokens import AUDIENCE, ed_key
-from tests.support.whole_gateway import ProcessGateway, Upstream
+from tests.support.whole_gateway import Json, ProcessGateway, Upstream
 
 TABLES = {"headers": headers.CASES, "spellings": spellings.CASES, "claims": claims.CASES, "signatures": signatures.CASES}
 EVERY: list[Case] = [case for cases in TABLES.values() for case in cases]
@@ -178,7 +179,10 @@ def test_a_respelled_signature_is_the_same_token(gateway: ProcessGateway, verifi
 
 def test_the_gateway_recorded_each_refusal_and_no_failure(gateway: ProcessGateway) -> None:
     """S-28, S-34: after all that there is no 500, no trace of an exception, and each refusal has its record."""
-    records = gateway.records(lambda record: record["event"] == "request" and record["response"]["status"] == 401)
-    assert len(records) >= len(OVER_HTTP)
+
+    def refusals() -> list[Json]:
+        return gateway.records(lambda record: record["event"] == "request" and record["response"]["status"] == 401)
+
+    wait_until(lambda: len(refusals()) >= len(OVER_HTTP), "the records")
     assert gateway.records(lambda record: record["event"] == "request" and record["response"]["status"] >= 500) == []
     assert "Traceback" not in gateway.said

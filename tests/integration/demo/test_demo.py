@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.consul_agent import Agent, consul_agent
+from tests.support.ports import free_port
 from tests.support.processes import alive, descendants
-from tests.support.redis_server import free_port, wait_until
+from tests.support.redis_server import wait_until
 from tests.support.whole_gateway import ProcessGateway
 
-START_SECONDS = 60.0
 TITLE = re.compile(r"^# (.*)$")
 
 
@@ -129,7 +129,7 @@ def assert_ends_with_nothing_left(demo: Demo, agent: Agent | None) -> None:
     family = descendants(demo.process.pid)
     assert len(family) == 5, "four services and the store"
     os.killpg(demo.process.pid, signal.SIGINT)
-    assert demo.process.wait(20) == 0, demo.said
+    assert demo.wait() == 0, demo.said
     assert not any(map(alive, family))
     assert list(demo.temporary.iterdir()) == []
     assert not any(word in demo.said for word in ("Traceback", "ERROR", "WARNING")), demo.said
@@ -151,10 +151,7 @@ def test_taken_port_is_one_line_and_no_service_is_left(tmp_path: Path, temporary
         command = [sys.executable, "-m", "gateway", "demo", "--port", str(taken.getsockname()[1]), "--admin-port", str(free_port())]
         environ = {"CONSUL_HTTP_ADDR": f"http://127.0.0.1:{free_port()}", "TMPDIR": str(temporary)}
         demo = ProcessGateway(command, tmp_path, tmp_path / "stdout", environ)
-        try:
-            assert demo.process.wait(START_SECONDS) == 3
-        finally:
-            demo.kill()
+        assert demo.wait() == 3
     (line,) = demo.said.splitlines()
     assert "is taken by another process" in line
     assert list(temporary.iterdir()) == []

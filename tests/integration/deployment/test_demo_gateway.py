@@ -57,7 +57,7 @@ def gateway(config: Path, environment: dict[str, str], output: IO[bytes]) -> Ite
                 break
         yield said
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()

@@ -53,7 +53,7 @@ def test_service_is_in_consul_while_it_runs(agent: Agent) -> None:
         with urllib.request.urlopen(f"http://{found['Address']}:{found['Port']}/v1/plans", timeout=5) as reply:
             assert reply.headers["X-Served-By"] == "policies-a"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=60) == 0
     assert passing(agent, "policies") == []
 
 

@@ -49,7 +49,7 @@ def test_a_start_without_consul_serves_what_was_known_and_says_so(
         consul = Consul(settings)
         directory = Directory({"kept": Watched(consul.source(QUERY))})
         assert await directory.start() == ()
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 15
         view = directory.service("kept")
         assert (ports(view), view.snapshot.stale, directory.ready) == ([9001, 9002], True, True)
         first = view.snapshot.instances[0]

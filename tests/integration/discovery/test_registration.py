@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from discovery import registration as registration_module
 from discovery.instance import ConsulAgent
 from discovery.registration import ASGIApp, Message, Receive, Registration, Send, registered
 from tests.support.consul_agent import Agent, consul_agent
+from tests.support.ports import free_port
 from tests.support.scripted_http import reply, scripted_server
 from tests.support.sources import until
 
@@ -36,14 +36,6 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 def passing(agent: Agent, name: str) -> list[dict[str, Any]]:
     return [entry["Service"] for entry in agent.get(f"/v1/health/service/{name}?passing=1")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def test_it_is_in_consul_while_it_is_entered(agent: Agent) -> None:
@@ -144,16 +136,18 @@ def test_the_token_goes_into_its_header() -> None:
     run(scenario())
 
 
-def test_a_consul_that_is_away_neither_stops_nor_delays_its_host(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_consul_that_is_away_neither_stops_nor_delays_its_host(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """D9: never crashes its host; one line an outage."""
+    monkeypatch.setattr(registration_module, "FIRST_ATTEMPT_SECONDS", 60)
+    monkeypatch.setattr(registration_module, "DEREGISTER_SECONDS", 60)
 
     async def scenario() -> None:
         started = time.monotonic()
         async with Registration("alone", 9001, consul="http://127.0.0.1:1") as mine:
-            assert time.monotonic() - started < 0.9
+            assert time.monotonic() - started < 15
             await until(lambda: "trying again" in caplog.text)
             assert not mine.registered
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30
 
     run(scenario())
     assert caplog.text.count("trying again") == 1
@@ -169,7 +163,7 @@ def test_a_consul_that_is_silent_neither_stops_nor_delays_its_host(monkeypatch: 
         started = time.monotonic()
         async with scripted_server(lambda _: None) as server, Registration("alone", 9001, consul=server.url):
             pass
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
 
     run(scenario())
 

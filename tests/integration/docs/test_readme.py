@@ -19,7 +19,7 @@ from tests.support.documents import README, snippets
 
 LISTENING = re.compile(r"Gateway listening on (http://\S+), admin on (http://\S+)")
 TOKEN = re.compile(r"^ey[\w-]+\.[\w-]+\.[\w-]+$", re.MULTILINE)
-STOP_SECONDS = 20
+STOP_SECONDS = 60
 
 
 @contextlib.contextmanager

@@ -207,7 +207,7 @@ def test_a_drain_over_tls_answers_what_is_under_way(tmp_path: Path, service: Ups
             service.gates["drain"].set()
             thread.join(20)
             assert statuses == [200]
-            assert gateway.process.wait(15) == 0
+            assert gateway.wait() == 0
         assert "Traceback" not in gateway.said
 
 

@@ -18,7 +18,8 @@ from gateway.settings import StateSettings
 from gateway.store.examination import examine
 from gateway.store.redis import Store
 from tests.support.consul_agent import shared_agent
-from tests.support.redis_server import RedisServer, any_server, free_port, redis_server, run, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, any_server, redis_server, run, wait_until
 from tests.support.whole_gateway import ROOT, Json, base_document, running
 
 

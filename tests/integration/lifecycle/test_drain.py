@@ -108,7 +108,7 @@ def test_port_stays_open_until_it_is_quiet(tmp_path: Path, service: Upstream, st
                 assert reply.startswith(b"HTTP/1.1 200 ")
                 assert b"connection: close" in reply
                 assert rest(fresh) == b""
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
     events = [record["event"] for record in gateway.records() if record["event"] != "request"]
     assert events == ["start", "admin", "stop"]
     assert gateway.records(lambda record: record["event"] == "admin")[0]["detail"] == {"action": "drain", "source": "SIGTERM"}
@@ -126,7 +126,7 @@ def test_port_closes_after_the_delay_though_requests_come(tmp_path: Path, servic
                     fresh.sendall(REQUEST)
                     statuses.add(fresh.recv(12))
         assert b"HTTP/1.1 200" in statuses
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
 
 
 def test_interrupt_at_a_terminal_needs_no_load_balancer_to_notice(tmp_path: Path, service: Upstream) -> None:
@@ -145,7 +145,7 @@ def test_interrupt_at_a_terminal_needs_no_load_balancer_to_notice(tmp_path: Path
         assert reply.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in reply
         connection.close()
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
 
 
 def test_connections_that_have_not_asked_yet_get_their_answer(tmp_path: Path, service: Upstream, stack: contextlib.ExitStack) -> None:
@@ -164,7 +164,7 @@ def test_connections_that_have_not_asked_yet_get_their_answer(tmp_path: Path, se
             assert reply.startswith(b"HTTP/1.1 200 ")
             assert b"connection: close" in reply
             connection.close()
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
 
 
 def test_requests_in_a_row_are_all_answered_and_the_last_one_closes(tmp_path: Path, service: Upstream) -> None:
@@ -180,7 +180,7 @@ def test_requests_in_a_row_are_all_answered_and_the_last_one_closes(tmp_path: Pa
         assert data.count(b"HTTP/1.1 200 ") == 3
         assert data.count(b"connection: close") == 1
         assert data.rpartition(b"HTTP/1.1 200 ")[2].count(b"connection: close") == 1
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
 
 
 def test_what_is_not_over_in_time_is_told_so(tmp_path: Path, service: Upstream) -> None:
@@ -193,7 +193,7 @@ def test_what_is_not_over_in_time_is_told_so(tmp_path: Path, service: Upstream) 
         assert reply.startswith(b"HTTP/1.1 503 ")
         assert b'"code":"draining"' in reply
         assert b"retry-after:" in reply
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
     (record,) = gateway.records(lambda each: each["event"] == "request")
     assert (record["response"]["status"], record["reason"]) == (503, "draining")
     assert gateway.records()[-1]["event"] == "stop"
@@ -207,7 +207,7 @@ def test_drain_by_the_admin_api_ends_the_whole_gateway(workers: int, tmp_path: P
         assert gateway.admin("GET", "/v1/drain").status_code == 405
         reply = gateway.admin("POST", "/v1/drain")
         assert (reply.status_code, reply.json()) == (202, {"draining": True})
-        assert gateway.process.wait(20) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
     actions = [record["detail"].get("action") for record in gateway.records(lambda each: each["event"] == "admin")]
     assert actions.count("refused") == 1
     assert actions.count("drain") == 1 + workers
@@ -224,7 +224,7 @@ def test_several_workers_wait_until_it_is_quiet(tmp_path: Path, service: Upstrea
             with connect(gateway) as fresh:
                 replies.append(asked(fresh))
         assert all(reply.startswith(b"HTTP/1.1 200 ") and b"connection: close" in reply for reply in replies)
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
 
 
 def test_stream_that_is_not_over_in_time_is_cut_so_that_its_client_notices(tmp_path: Path, service: Upstream) -> None:
@@ -243,7 +243,7 @@ def test_stream_that_is_not_over_in_time_is_cut_so_that_its_client_notices(tmp_p
                 gateway.process.send_signal(signal.SIGTERM)
                 assert rest(connection) == b""
                 connection.close()
-                assert gateway.process.wait(10) == 0, gateway.said
+                assert gateway.wait() == 0, gateway.said
     (record,) = gateway.records(lambda each: each["event"] == "request")
     assert (record["response"]["status"], record["reason"]) == (200, "draining")
 
@@ -260,4 +260,4 @@ def test_body_on_its_way_when_the_port_closes_arrives(tmp_path: Path, service: U
         assert reply.startswith(b"HTTP/1.1 201 ")
         assert b"helloworld" in reply
         connection.close()
-        assert gateway.process.wait(10) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said

@@ -259,7 +259,7 @@ def test_hangup_ends_a_gateway_that_has_no_file(count: int, tmp_path: Path) -> N
     try:
         gateway.wait_until_listening()
         gateway.process.send_signal(signal.SIGHUP)
-        assert gateway.process.wait(20) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
     finally:
         gateway.kill()
     assert len(gateway.records(lambda each: each["event"] == "stop")) == count

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.tokens import jwk, jwks, rsa_key
 from tests.support.whole_gateway import Face, Json, ProcessGateway, base_document, process_gateway, write
 
@@ -83,9 +83,7 @@ def _host(document: Json, directory: Path) -> None:
 
 
 def _same_port(document: Json, directory: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        document["server"]["port"] = document["admin"]["port"] = probe.getsockname()[1]
+    document["server"]["port"] = document["admin"]["port"] = free_port()
 
 
 #: What is changed, what the line must say.
@@ -138,10 +136,7 @@ def test_value_that_python_can_refuse_at_once_is_an_exception_there(tmp_path: Pa
     document = document_for(tmp_path)
     _no_jwks(document, tmp_path)
     gateway = process_gateway(tmp_path, document, "decorators")
-    try:
-        assert gateway.process.wait(20) == 1
-    finally:
-        gateway.kill()
+    assert gateway.wait() == 1
     assert gateway.said.startswith("Traceback")
     assert "authentication.issuers[0].jwks_file: can't read" in gateway.said.splitlines()[-1]
 
@@ -176,10 +171,7 @@ def test_another_server_is_told_to_end(face: Face, tmp_path: Path) -> None:
     write(tmp_path, document, face)
     command = [sys.executable, "-m", "uvicorn", "module:gateway", "--port", str(free_port()), "--app-dir", str(tmp_path)]
     gateway = ProcessGateway(command, tmp_path, tmp_path / "audit.jsonl", {})
-    try:
-        assert gateway.process.wait(20) == 3, gateway.said
-    finally:
-        gateway.kill()
+    assert gateway.wait() == 3, gateway.said
     assert re.search(r"could not start: sink file:\S+ can't be opened for appending", gateway.said)
     assert "Traceback" not in gateway.said
 
@@ -195,10 +187,7 @@ def test_taken_port_is_named(section: str, tmp_path: Path) -> None:
 
 def assert_refused(directory: Path, document: Json, message: str, face: Face = "file", **environ: str) -> None:
     gateway = process_gateway(directory, document, face, **environ)
-    try:
-        assert gateway.process.wait(20) == 3, gateway.said
-    finally:
-        gateway.kill()
+    assert gateway.wait() == 3, gateway.said
     lines = gateway.said.splitlines()
     assert len(lines) == 1, gateway.said
     assert lines[0].startswith("gateway: could not start: ")

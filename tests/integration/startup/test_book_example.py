@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.whole_gateway import ProcessGateway
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "example_gateway.py"
@@ -88,10 +88,7 @@ def test_requests_are_in_the_audit_on_standard_output(gateway: ProcessGateway) -
 def test_production_refuses_it(tmp_path: Path) -> None:
     """CONTRACT section 2: one line, exit 3, no token."""
     gateway = ProcessGateway([sys.executable, str(script(tmp_path))], tmp_path, tmp_path / "stdout", {"GATEWAY_ENV": "production"})
-    try:
-        assert gateway.process.wait(20) == 3
-    finally:
-        gateway.kill()
+    assert gateway.wait() == 3
     (line,) = gateway.said.splitlines()
     assert line.startswith("gateway: could not start: authentication: no issuer is configured")
     assert gateway.output == ""

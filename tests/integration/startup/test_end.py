@@ -52,7 +52,7 @@ def test_request_under_way_is_answered_and_the_connection_closed(tmp_path: Path,
             while piece := connection.recv(65536):
                 data += piece
         assert data.startswith(b"HTTP/1.1 200 ")
-        assert gateway.process.wait(20) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
     finally:
         gateway.kill()
     assert [(each["event"], each.get("response", {}).get("status")) for each in gateway.records()] == [
@@ -73,7 +73,7 @@ def test_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path, s
             gateway.process.send_signal(number)
             wait_until(lambda: gateway.admin("GET", "/readyz").status_code == 503, "the gateway to drain")
             gateway.process.send_signal(number)
-            assert gateway.process.wait(10) == 0, gateway.said
+            assert gateway.wait() == 0, gateway.said
             assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
     finally:
         gateway.kill()

@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.consul_agent import consul_agent
 from tests.support.identity_provider import Answer, identity_provider
+from tests.support.ports import free_port
 from tests.support.processes import alive, command_line, descendants
-from tests.support.redis_server import free_port, redis_server, wait_until
+from tests.support.redis_server import redis_server, wait_until
 from tests.support.whole_gateway import (
     Json,
     Login,
@@ -105,7 +106,7 @@ def test_store_that_is_away_at_the_start(tmp_path: Path, login: Login, service: 
             server.start_again()
             wait_until(lambda: gateway.request("GET", "/limited", headers=headers).status_code == 200, "the store to be used again")
         assert gateway.said.count("the store is not usable") <= 3, "one line an outage"
-        record = gateway.records(lambda each: each.get("reason") == "store_unavailable")[0]
+        record = gateway.wait_for_record(lambda each: each.get("reason") == "store_unavailable")
         assert record["decision"] == "deny"
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from tests.integration.startup.test_bad_input import assert_refused
-from tests.support.redis_server import free_port, redis_server, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import redis_server, wait_until
 from tests.support.whole_gateway import Json, ProcessGateway, base_document, process_gateway, running, write
 
 

@@ -19,7 +19,8 @@ from gateway.store.redis import Store
 from gateway.store.script import Script
 from gateway.store.wire import Wire
 from tests.support.certificates import EXPIRED, NOT_YET, Authority, Certificates, Files, issue
-from tests.support.redis_server import KINDS, LOOPS, RedisServer, free_port, redis_server, run
+from tests.support.ports import free_port
+from tests.support.redis_server import KINDS, LOOPS, RedisServer, redis_server, run
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 

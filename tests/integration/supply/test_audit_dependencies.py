@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTROL = ("jinja2", "2.11.2")

@@ -183,7 +183,7 @@ def test_a_pipe_without_a_reader_is_a_full_sink(tmp_path: Path, service: Service
         wait_until(lambda: "sink stdout can't be written, trying again: Broken pipe" in (tmp_path / "stderr").read_text(), "the error", 30)
         assert process.poll() is None
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -163,7 +163,7 @@ def test_every_event_leaves_its_record(tmp_path: Path, around: tuple[Login, Redi
         here.server.start_again()
         told("the store is back", "dependency", dependency="store", state="back")
         gateway.process.send_signal(signal.SIGTERM)
-        assert gateway.process.wait(20) == 0
+        assert gateway.wait() == 0
     told("a drain", "admin", action="drain")
     assert gateway.records()[-1]["event"] == "stop"
 

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +20,9 @@ from gateway.telemetry.record import TimeText
 from gateway.telemetry.target import FileTarget
 from gateway.telemetry.trail import Trail
 from tests.support.observations import observation
+from tests.support.redis_server import wait_until
 
 LINE = b"x" * 999 + b"\n"
-
-
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -68,7 +62,7 @@ def test_a_blocked_pipe_never_blocks_the_caller(fifo: tuple[Path, int]) -> None:
     writer = LineWriter(f"file:{path}", capacity_bytes=500_000)
     started = time.monotonic()
     offered = [writer.offer(LINE) for _ in range(2000)]
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 10.0, "who waits for this reader waits for ever"
     # The pipe itself holds 64 KiB, and so much may have left before the capacity was reached.
     assert 500 <= sum(offered) <= 600
     assert writer.full
@@ -77,7 +71,7 @@ def test_a_blocked_pipe_never_blocks_the_caller(fifo: tuple[Path, int]) -> None:
     stop, read = threading.Event(), list[bytes]()
     thread = threading.Thread(target=drain, args=(reader, stop, read))
     thread.start()
-    wait_until(lambda: not writer.waiting_bytes)
+    wait_until(lambda: not writer.waiting_bytes, "everything to be written")
     assert not writer.full
     assert writer.offer(b"last\n")
     assert writer.close(10.0) == 0
@@ -94,7 +88,7 @@ def test_closing_on_a_blocked_pipe_takes_no_longer_than_it_may(fifo: tuple[Path,
         writer.offer(LINE)
     started = time.monotonic()
     lost = writer.close(0.2)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10.0
     # 64 KiB of the million bytes fit into the pipe.
     assert 900 <= lost <= 1000
     assert writer.dropped == lost
@@ -128,7 +122,7 @@ def test_closing_on_a_blocked_pipe_ends_either_way(fifo: tuple[Path, int], flags
         writer.offer(LINE)
     started = time.monotonic()
     assert 100 <= writer.close(0.1) <= 200
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10.0
 
 
 def test_a_pipe_without_a_reader_is_refused_at_start(tmp_path: Path) -> None:
@@ -165,11 +159,11 @@ def test_a_full_disk_is_counted_reported_once_and_survived(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         writer = LineWriter(f"file:{path}", durable=True)
         writer.offer(b"first\n")
-        wait_until(lambda: writer.write_errors >= 2)
+        wait_until(lambda: writer.write_errors >= 2, "two errors")
         # Room again: the operator points the path at another disk.
         path.unlink()
         writer.offer(b"second\n")
-        wait_until(lambda: not writer.waiting_bytes)
+        wait_until(lambda: not writer.waiting_bytes, "everything to be written")
         assert writer.close(10.0) == 0
     assert path.read_bytes() == b"first\nsecond\n"
     assert [record.message for record in caplog.records] == [
@@ -197,7 +191,7 @@ def test_a_file_that_was_moved_is_opened_again(tmp_path: Path) -> None:
     writer = LineWriter(f"file:{path}", durable=True)
     for number in range(30):
         writer.offer(b"line %d\n" % number)
-        wait_until(lambda: not writer.waiting_bytes)
+        wait_until(lambda: not writer.waiting_bytes, "everything to be written")
         if number % 10 == 9:
             path.rename(tmp_path / f"audit.{number // 10}")
     assert writer.close(10.0) == 0
@@ -211,7 +205,7 @@ def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     writer = LineWriter(f"file:{path}")
     writer.offer(b"gone\n")
-    wait_until(lambda: not writer.waiting_bytes)
+    wait_until(lambda: not writer.waiting_bytes, "everything to be written")
     path.unlink()
     writer.offer(b"kept\n")
     assert writer.close(10.0) == 0
@@ -225,10 +219,10 @@ def test_a_directory_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> N
     directory.mkdir()
     writer = LineWriter(f"file:{directory / 'audit'}")
     writer.offer(b"one\n")
-    wait_until(lambda: not writer.waiting_bytes)
+    wait_until(lambda: not writer.waiting_bytes, "everything to be written")
     directory.rename(tmp_path / "away")
     writer.offer(b"two\n")
-    wait_until(lambda: writer.write_errors > 0)
+    wait_until(lambda: writer.write_errors > 0, "an error")
     directory.mkdir()
     assert writer.close(10.0) == 0
     assert (directory / "audit").read_bytes() == b"two\n"

@@ -151,11 +151,11 @@ def test_revocation_and_expiry_end_tunnels(store: str, tmp_path: Path, service: 
                 await gateway.runtime.revocations.revoke(Revocation(kind="subject", value="gus", expires_at=time.time() + 60))
                 started = time.monotonic()
                 assert await code_of(revoked) == 1008
-                assert time.monotonic() - started < 1
+                assert time.monotonic() - started < 5
             bound = int(time.time()) + 2
             async with websocket(gateway, "/chat/talk", bearer("hal", lasts=bound - int(time.time()))) as expired:
                 assert await code_of(expired) == 1008
-                assert bound - 0.01 <= time.time() < bound + 2
+                assert bound - 0.01 <= time.time() < bound + 5
             for reason in ("token_revoked", "token_expired"):
                 await gateway.record(lambda record, reason=reason: record["reason"] == reason)  # type: ignore[misc]
 

@@ -101,10 +101,10 @@ def test_bounds_end_it_with_a_close_frame(secure: Secure) -> None:
 def test_a_tunnel_ends_with_its_clients_certificate(secure: Secure, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> None:
     """H8, H13: the client is told to go."""
     clients = Authority(tmp_path_factory.mktemp("clients"), "clients")
-    soon = clients.issue(subject="CN=ada", days=(-1, datetime.timedelta(seconds=4) / datetime.timedelta(days=1)))
 
     async def main() -> None:
         async with secure(silent(), tls={"client_ca_file": str(clients.file)}) as (gateway, upstream):
+            soon = clients.issue(subject="CN=ada", days=(-1, datetime.timedelta(seconds=3) / datetime.timedelta(days=1)))
             client = await gateway.connect(tls=client_context(authority, soon))
             await opened(client)
             assert await client.reader.readexactly(4) == close(1001)

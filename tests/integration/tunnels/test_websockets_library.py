@@ -25,7 +25,8 @@ from tests.support.websocket_service import WebSocketService, websocket_service
 from tests.support.whole_gateway import Json, ProcessGateway, base_document, process_gateway, running
 
 SECRET = "a secret that is long enough for HS256"
-ENDED_SECONDS = 1.0
+#: A second, and what a busy machine makes of it.
+ENDED_SECONDS = 5.0
 LEEWAY_SECONDS = 1
 
 
@@ -283,7 +284,7 @@ def drained(directory: Path, store: str, service: WebSocketService, timeout: str
 
 def test_a_drain_sends_clients_away_between_two_frames(store: str, service: WebSocketService, tmp_path: Path) -> None:
     """H8, G1: 1001 for quiet, talking and streaming ones; both ends see a clean end; exit 0 long before the time is over."""
-    with drained(tmp_path, store, service, "30s") as gateway, contextlib.ExitStack() as stack:
+    with drained(tmp_path, store, service, "10m") as gateway, contextlib.ExitStack() as stack:
         quiet, talking, streaming = [
             stack.enter_context(websocket(gateway, f"/chat/{what}?drained", "kim", max_size=None)) for what in ("echo", "talk", "stream")
         ]
@@ -291,7 +292,7 @@ def test_a_drain_sends_clients_away_between_two_frames(store: str, service: WebS
         streaming.recv(timeout=20)
         gateway.process.send_signal(signal.SIGTERM)
         assert [closed(each)[0] for each in (quiet, talking, streaming)] == [1001] * 3
-        assert gateway.process.wait(15) == 0, gateway.said
+        assert gateway.wait() == 0, gateway.said
         assert [each["reason"] for each in gateway.records(lambda each: each["event"] == "request")] == ["going_away"] * 3
 
 
@@ -310,8 +311,8 @@ def test_a_drain_is_bounded(store: str, service: WebSocketService, tmp_path: Pat
             while piece := client.recv(65536):
                 rest += piece
             assert rest == b"\x88\x02\x03\xe9"
-            assert gateway.process.wait(15) == 0, gateway.said
-            assert time.monotonic() - started < 10
+            assert gateway.wait() == 0, gateway.said
+            assert time.monotonic() - started < 30
         assert gateway.records(lambda each: each["event"] == "request")[0]["reason"] == "draining"
 
 

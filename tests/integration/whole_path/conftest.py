@@ -14,7 +14,8 @@ from discovery.registration import Registration
 from tests.support.consul_agent import Agent, consul_agent
 from tests.support.identity_provider import identity_provider
 from tests.support.otlp_receiver import OtlpReceiver
-from tests.support.redis_server import any_server, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import any_server
 from tests.support.whole_gateway import (
     Adapter,
     Face,

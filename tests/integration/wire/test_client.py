@@ -11,8 +11,8 @@ import pytest
 
 from gateway import BackendAPIGateway
 from tests.support.gateway_process import ADAPTERS, Adapter, declared, run, serving
+from tests.support.ports import free_port
 from tests.support.recording_upstream import OK, Link, RecordingUpstream, Script, answering, recording_upstream
-from tests.support.redis_server import free_port
 
 GET = b"GET /call HTTP/1.1\r\nHost: api.example.gov\r\n\r\n"
 Call = Callable[[httpx.AsyncClient], Awaitable[Any]]

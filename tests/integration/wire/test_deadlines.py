@@ -11,8 +11,8 @@ import pytest
 
 from tests.integration.wire.conftest import Stage
 from tests.support.gateway_process import ADAPTERS, GET, Adapter, declared, run, serving
+from tests.support.ports import free_port
 from tests.support.recording_upstream import Link, Script
-from tests.support.redis_server import free_port
 
 both = pytest.mark.parametrize("adapter", ADAPTERS)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"

@@ -15,8 +15,9 @@ from gateway.telemetry.observation import Observation
 from gateway.telemetry.spans import SpanBuilder
 from tests.integration.wire.conftest import Fleet
 from tests.support.gateway_process import ADAPTERS, GET, Adapter, Client, RunningGateway, run
+from tests.support.ports import free_port
 from tests.support.recording_upstream import OK, Link, RecordingUpstream, Script, answering, in_turn
-from tests.support.redis_server import free_port, until
+from tests.support.redis_server import until
 
 both = pytest.mark.parametrize("adapter", ADAPTERS)
 POST = b"POST /s/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"

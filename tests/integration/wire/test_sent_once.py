@@ -10,8 +10,8 @@ import pytest
 
 from tests.integration.wire.conftest import Fleet
 from tests.support.gateway_process import ADAPTERS, Adapter, Client, run
+from tests.support.ports import free_port
 from tests.support.recording_upstream import OK, Link
-from tests.support.redis_server import free_port
 
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno"
 ATTEMPTS = 2

@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from tests.support.identity_provider import identity_provider
+from tests.support.ports import free_port
 from tests.support.processes import alive, descendants
-from tests.support.redis_server import free_port, redis_server, wait_until
+from tests.support.redis_server import redis_server, wait_until
 from tests.support.whole_gateway import (
     Json,
     Login,
@@ -129,7 +130,12 @@ def test_limit_is_counted_across_workers_on_one_embedded_store(gateway: ProcessG
     statuses = [httpx.get(f"{gateway.url}/patients/1", headers=headers, trust_env=False).status_code for _ in range(30)]
     assert statuses.count(200) == 20
     assert statuses.count(429) == 10
-    replicas = {record["replica"] for record in gateway.records(lambda each: each["event"] == "request")}
+
+    def requests() -> list[Json]:
+        return gateway.records(lambda each: each["event"] == "request")
+
+    wait_until(lambda: len(requests()) == 30, "the records")
+    replicas = {record["replica"] for record in requests()}
     assert len(replicas) == WORKERS, "all workers had a part"
 
 
@@ -174,7 +180,7 @@ def test_signal_ends_everything_and_leaves_nothing(number: signal.Signals, gatew
     assert len(family) == WORKERS + 2, "workers, the admin process, the store"
     # As a terminal does it: to the whole group.
     os.killpg(gateway.process.pid, number)
-    assert gateway.process.wait(20) == 0, gateway.said
+    assert gateway.wait() == 0, gateway.said
     assert not any(map(alive, family))
     assert list(temporary.iterdir()) == []
     assert not listening_inode(httpx.URL(gateway.url).port or 0)
@@ -205,15 +211,14 @@ def test_admin_site_answers_while_workers_drain(tmp_path: Path, login: Login, se
             wait_until(lambda: gateway.admin("GET", "/readyz").status_code == 503, "the gateway to drain")
             assert gateway.admin("GET", "/livez").status_code == 200
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
-        assert gateway.process.wait(20) == 0
+        assert gateway.wait() == 0
 
 
 def test_worker_that_cannot_start_ends_everything_with_one_line(tmp_path: Path, login: Login, service: Upstream, temporary: Path) -> None:
     """CONTRACT section 3: exit 3 and one clear line, though every worker fails."""
     document = document_for(tmp_path, login, service, audit={"sink": [f"file:{tmp_path / 'missing' / 'audit'}"]})
     gateway = process_gateway(tmp_path, document, TMPDIR=str(temporary))
-    assert gateway.process.wait(20) == 3
-    gateway.kill()
+    assert gateway.wait() == 3
     (line,) = gateway.said.splitlines()
     assert (
         line
@@ -243,8 +248,7 @@ def test_directory_that_cannot_hold_a_socket_is_one_line_and_exit_3(tmp_path: Pa
     deep.mkdir()
     document = document_for(tmp_path, login, service, state={"url": "redis://127.0.0.1:1/0"})
     gateway = process_gateway(tmp_path, document, TMPDIR=str(deep))
-    assert gateway.process.wait(20) == 3
-    gateway.kill()
+    assert gateway.wait() == 3
     (line,) = gateway.said.splitlines()
     assert "set TMPDIR to another" in line
     assert list(deep.iterdir()) == []
@@ -257,8 +261,7 @@ def test_taken_port_is_one_line_and_exit_3(section: str, tmp_path: Path, login: 
         document = document_for(tmp_path, login, service)
         document[section]["port"] = taken.getsockname()[1]
         gateway = process_gateway(tmp_path, document, TMPDIR=str(temporary))
-        assert gateway.process.wait(20) == 3
-        gateway.kill()
+        assert gateway.wait() == 3
     assert gateway.said.count("\n") == 1
     assert f"{section}.port: 127.0.0.1:{document[section]['port']} is taken by another process" in gateway.said
     assert list(temporary.iterdir()) == []
