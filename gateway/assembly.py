@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -56,6 +55,7 @@ from gateway.telemetry.telemetry import Telemetry
 from gateway.telemetry.tls import tls_sources
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.forward import Forwarder, RequestShape, close_pools
+from gateway.upstream.tls import ContextSource
 from gateway.upstream.tunnel import Figures
 from gateway.version import gateway_version
 
@@ -465,7 +465,7 @@ class Runtime:
         self.telemetry.metrics.generation(generation.number)
         self.telemetry.metrics.rungs({self.ladder.mode(route) for route, _ in generation.routes.entries})
 
-    def _forwarder(self, service: Service, context: ssl.SSLContext) -> Forwarder:
+    def _forwarder(self, service: Service, context: ContextSource) -> Forwarder:
         circuit = self._circuits.setdefault(service.name, Circuit(service.circuit))
         circuit.limit(service.circuit)
         return Forwarder(service, self.directory.service(service.name), context, self.upstream_deadlines, circuit, self.tls_failures)

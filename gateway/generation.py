@@ -27,10 +27,10 @@ from gateway.settings import Settings
 from gateway.streams import Streams
 from gateway.upstream.forward import Forwarder, RequestShape
 from gateway.upstream.switch import SwitchingForwarder
-from gateway.upstream.tls import client_context
+from gateway.upstream.tls import ContextSource, context_source
 
 #: (service, the context for its `https` instances) -> its upstream side, with the instances as discovery knows them now.
-MakeForwarder = Callable[[Service, ssl.SSLContext], Forwarder]
+MakeForwarder = Callable[[Service, ContextSource], Forwarder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Draft:
         self._settings = settings
         self._published = published
         self._surroundings = surroundings
-        self._contexts = {name: client_context(service.tls, name) for name, service in settings.services.items()}
+        self._contexts = {name: context_source(service) for name, service in settings.services.items()}
         self._routes: Router[RoutePlan] = Router([(route, self._plan(route)) for route in (*settings.routes, *published)])
         self._call_shapes = {
             name: request_shape(Route(name=f"client:{name}", path="/", target=name), service) for name, service in settings.services.items()

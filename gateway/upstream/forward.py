@@ -7,7 +7,6 @@ is idempotent and the whole body is still here (SPEC R1, RFC 9110 section 9.2.2)
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Container
 from typing import Protocol
@@ -42,6 +41,7 @@ from gateway.upstream.retry import (
     pause_seconds,
     retry_after_seconds,
 )
+from gateway.upstream.tls import ContextSource
 from gateway.upstream.tunnel import Figures
 
 #: Statuses that may be no answer to the request: a gateway's errors, and the end of an idle connection.
@@ -117,7 +117,7 @@ class Forwarder:
     Args:
         service: its declaration.
         picker: where instances come from.
-        tls: context for `https` instances.
+        tls: gives the context for `https` instances.
         deadlines: watches over exchanges in flight.
         circuit: bounds what is asked of the service at once.
         failures: is told of TLS handshakes that fail.
@@ -127,7 +127,7 @@ class Forwarder:
         self,
         service: Service,
         picker: Picker,
-        tls: ssl.SSLContext,
+        tls: ContextSource,
         deadlines: Deadlines,
         circuit: Circuit,
         failures: TlsFailures = NOBODY,
@@ -289,7 +289,8 @@ class Forwarder:
     async def check(self, instance: Instance, check: HealthCheck) -> bool:
         """Whether an instance of the service passes an active check."""
         try:
-            return await is_well(instance, check.path, check.timeout_seconds, self._tls, self._tls_key.server_name)
+            tls = self._tls() if instance.scheme == "https" else None
+            return await is_well(instance, check.path, check.timeout_seconds, tls, self._tls_key.server_name)
         except GatewayError as error:
             self._tell(instance, error)
             return False
@@ -482,7 +483,7 @@ class Forwarder:
         key = self._tls_key if instance.scheme == "https" else None
         pool = pools.get(key)
         if pool is None:
-            tls = self._tls if key is not None else None
+            tls = self._tls() if key is not None else None
             pool = pools[key] = Pool(instance.host, instance.port, tls=tls, server_name=self._tls_key.server_name)
         return pool
 

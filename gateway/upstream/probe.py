@@ -26,18 +26,18 @@ class _Nowhere:
         """A 1xx response."""
 
 
-async def is_well(instance: Instance, path: str, seconds: float, tls: ssl.SSLContext, server_name: str) -> bool:
+async def is_well(instance: Instance, path: str, seconds: float, tls: ssl.SSLContext | None, server_name: str) -> bool:
     """Whether the instance answers GET with a status of 200 to 399, the whole response within the time.
 
     Args:
         path: with its query, if any.
         seconds: for all of it.
-        tls, server_name: for an `https` instance.
+        tls, server_name: for an `https` instance; no context for a plain one.
 
     Raises:
         BadGateway, GatewayTimeout: there was no answer, or none that is one.
     """
-    pool = Pool(instance.host, instance.port, tls=tls if instance.scheme == "https" else None, server_name=server_name)
+    pool = Pool(instance.host, instance.port, tls=tls, server_name=server_name)
     request = _REQUEST % (path.encode("ascii"), instance.address.encode("ascii"))
     try:
         async with asyncio.timeout(seconds):
