@@ -507,7 +507,7 @@ async def _left(span: contextlib.AbstractAsyncContextManager[None]) -> None:
 
 
 def base_document(directory: Path, **sections: Any) -> Json:
-    """What every gateway of the tests has: free ports, an end without a delay, and an audit in a file of its own."""
+    """What every gateway of the tests has: free ports, an end without a delay, an audit file of its own, and patience with its store."""
     server = {"host": "127.0.0.1", "port": 0, "drain": {"delay": 0}, **sections.pop("server", {})}
     return {
         "version": 1,
@@ -515,6 +515,8 @@ def base_document(directory: Path, **sections: Any) -> Json:
         "admin": {"host": "127.0.0.1", "port": 0},
         "audit": {"sink": [f"file:{directory / 'audit.jsonl'}"]},
         **sections,
+        # The default of 25 ms is less than a busy machine may let a process wait for its turn.
+        "state": {"budget": "1s", **sections.get("state", {})},
     }
 
 
