@@ -176,7 +176,7 @@ class RunningGateway:
         return fitting[-1]
 
     async def idle(self) -> None:
-        """Nothing is in flight, neither here nor towards an instance."""
+        """Nothing is in flight, neither here nor towards an instance: connections that are kept have been given back."""
         await until(lambda: self.runtime.pipeline.in_flight == 0, "no request in flight")
         endpoints = [endpoint for name in self.runtime.forwarders for endpoint in self.runtime.directory.service(name).snapshot.endpoints]
         assert [endpoint.active for endpoint in endpoints] == [0] * len(endpoints)

@@ -259,6 +259,7 @@ def test_an_idempotent_request_on_a_stale_connection_is_sent_once_more(stage: St
         async with stage(in_turn(_closing_after_first(OK), answering(OK)), adapter) as (gateway, upstream):
             client = await gateway.connect()
             assert (await client.ask(GET)).status == 200
+            await gateway.idle()
             assert (await client.ask(message)).status == 200
             assert len(upstream.links) == 2
             assert upstream.links[1].requests[0].body == (b"hello" if message is PUT else b"")
@@ -285,6 +286,7 @@ def test_a_body_that_is_not_here_any_more_is_not_sent_again(stage: Stage, framin
         async with stage(in_turn(stale, answering(OK))) as (gateway, upstream):
             client = await gateway.connect()
             assert (await client.ask(GET)).status == 200
+            await gateway.idle()
             await client.send(b"PUT /s/x HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % line)
             await until(lambda: len(upstream.requests) == 2, "the head")
             response = await client.ask(body)
@@ -302,6 +304,7 @@ def test_a_post_on_a_stale_connection_is_never_sent_again(stage: Stage, adapter:
         async with stage(in_turn(_closing_after_first(OK), answering(OK)), adapter) as (gateway, upstream):
             client = await gateway.connect()
             assert (await client.ask(GET)).status == 200
+            await gateway.idle()
             refused = await client.ask(POST)
             assert (refused.status, (await gateway.record(of=2))["reason"]) == (502, "upstream_reset")
             assert len(upstream.links) == 1
@@ -367,6 +370,7 @@ def test_a_408_that_crosses_the_request_is_not_its_answer(stage: Stage) -> None:
         async with stage(in_turn(script, answering(OK))) as (gateway, upstream):
             client = await gateway.connect()
             assert (await client.ask(GET)).status == 200
+            await gateway.idle()
             assert (await client.ask(GET)).status == 200
             assert len(upstream.links) == 2
 

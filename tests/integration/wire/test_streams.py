@@ -112,6 +112,7 @@ def test_a_large_body_passes_unchanged_both_ways(stage: Stage, adapter: Adapter)
             for _ in range(2):
                 response = await client.ask(message + body)
                 assert (response.status, response.body == body) == (200, True)
+                await gateway.idle()
             assert [request.body == body for request in upstream.requests] == [True, True]
             assert len(upstream.links) == 1
 

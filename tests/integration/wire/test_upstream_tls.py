@@ -37,6 +37,7 @@ def test_a_verified_instance_is_used(store: str, tmp_path: Path, authority: Auth
                 client = await gateway.connect()
                 for _ in range(3):
                     assert (await client.ask(GET)).body == b"ok"
+                    await gateway.idle()
                 assert len(upstream.links) == 1
 
     run(main())
