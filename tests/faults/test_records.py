@@ -52,11 +52,11 @@ def judge(measured: Measured, gateway: ProcessGateway, login: Login, seconds: fl
     measured("of", len(found.replies), "requests")
     measured("p99", percentile([reply.seconds for reply in found.replies], 0.99) * 1000, "ms")
     assert statuses(found.replies) == {200: len(found.replies)}
-    assert percentile([reply.seconds for reply in found.replies], 0.5) < 0.05
+    assert percentile([reply.seconds for reply in found.replies], 0.5) < 0.25
     started = time.monotonic()
     assert gateway.stop() == 0, gateway.said
     measured("end of the process", time.monotonic() - started, "s")
-    assert time.monotonic() - started < 8.0
+    assert time.monotonic() - started < 20.0
     assert_ended_quietly(gateway)
 
 

@@ -171,5 +171,5 @@ def test_all_instances_killed(
     assert set(statuses(load.replies)) <= {200, 502, 503}
     assert all(reply.code in ("bad_gateway", "no_instance", "overloaded") for reply in refused), statuses(refused)
     assert percentile([reply.seconds for reply in refused], 0.5) < SLACK_SECONDS
-    assert answered_at - up_at < 3.0
+    assert answered_at - up_at < 5.0
     assert_quiet(gateway)

@@ -23,12 +23,21 @@ from tests.support.processes import alive
 from tests.support.redis_server import wait_until
 
 
+@contextlib.contextmanager
+def started(path: Path | None = None) -> Iterator[EmbeddedServer]:
+    """A server until the end of the block."""
+    embedded = EmbeddedServer(path)
+    embedded.start()
+    try:
+        yield embedded
+    finally:
+        embedded.stop()
+
+
 @pytest.fixture
 def server() -> Iterator[EmbeddedServer]:
-    embedded = EmbeddedServer()
-    embedded.start()
-    yield embedded
-    embedded.stop()
+    with started() as embedded:
+        yield embedded
 
 
 def client_of(server: EmbeddedServer) -> redis.Redis:
@@ -53,10 +62,9 @@ def test_the_server_is_ours_alone(server: EmbeddedServer) -> None:
 
 
 def test_stopping_leaves_nothing_behind() -> None:
-    server = EmbeddedServer()
-    directory = Path(server.start().removeprefix("unix://")).parent
-    pid = server.pid
-    server.stop()
+    with started() as server:
+        directory = Path(server.url.removeprefix("unix://")).parent
+        pid = server.pid
     assert not alive(pid)
     assert not directory.exists()
     server.stop()
@@ -79,9 +87,23 @@ class Parent:
         command = [sys.executable, "-c", textwrap.dedent(self._PROGRAM)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        pid, socket_path = self._process.stdout.readline().split()
-        self.server_pid = int(pid)
-        self.directory = Path(socket_path).parent
+        # Two words, or none when it ended.
+        self._said = self._process.stdout.readline().split()
+
+    def __enter__(self) -> Parent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    @property
+    def server_pid(self) -> int:
+        return int(self._said[0])
+
+    @property
+    def directory(self) -> Path:
+        return Path(self._said[1]).parent
 
     def kill(self) -> None:
         """kill -9."""
@@ -92,42 +114,34 @@ class Parent:
 
 def test_the_server_ends_with_a_parent_that_is_killed() -> None:
     """kill -9 of the gateway: the server is gone too."""
-    parent = Parent()
-    assert alive(parent.server_pid)
-    parent.kill()
+    with Parent() as parent:
+        assert alive(parent.server_pid)
+        parent.kill()
 
 
 def test_the_next_start_clears_away_what_kill_9_left_behind() -> None:
     """The killed one's directory goes; that of another gateway which is still at work stays."""
-    killed, working = Parent(), Parent()
-    try:
+    with Parent() as killed, Parent() as working:
         killed.kill()
         assert (killed.directory / "log").exists()
-        server = EmbeddedServer()
-        server.start()
-        try:
+        with started(), redis.Redis(unix_socket_path=str(working.directory / "store.sock")) as client:
             assert not killed.directory.exists()
-            with redis.Redis(unix_socket_path=str(working.directory / "store.sock")) as client:
-                assert client.ping()
-        finally:
-            server.stop()
-    finally:
+            assert client.ping()
         working.kill()
 
 
 def test_a_path_keeps_the_data(tmp_path: Path) -> None:
     kept = tmp_path / "state"
-    first = EmbeddedServer(kept)
-    first.start()
-    with client_of(first) as client:
+    with started(kept) as first, client_of(first) as client:
         client.set("counter", 7)
-    first.stop()
     second = EmbeddedServer.from_url(f"embedded://{kept}")
     second.start()
-    with client_of(second) as client:
-        assert client.get("counter") == b"7"
-        assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
-    second.stop()
+    try:
+        with client_of(second) as client:
+            assert client.get("counter") == b"7"
+            assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+    finally:
+        second.stop()
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
