@@ -134,6 +134,14 @@ def test_file_that_changes_is_loaded_by_itself(tmp_path: Path, service: Upstream
         gateway.kill()
 
 
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory, service: Upstream) -> Iterator[ProcessGateway]:
+    """One that is given nothing that it can use."""
+    directory = tmp_path_factory.mktemp("steady")
+    with serving(directory, document(directory, service, "/a")) as gateway:
+        yield gateway
+
+
 @pytest.mark.parametrize(
     ("content", "key"),
     [
@@ -146,21 +154,23 @@ def test_file_that_changes_is_loaded_by_itself(tmp_path: Path, service: Upstream
         ("version: 1\ntelemetry: {traces: {sample_ratio: 0.5}}", "telemetry.traces.sample_ratio"),
     ],
 )
-def test_configuration_that_can_not_be_used_changes_nothing(content: str, key: str, tmp_path: Path, service: Upstream) -> None:
+def test_configuration_that_can_not_be_used_changes_nothing(content: str, key: str, steady: ProcessGateway) -> None:
     """F-54: refused whole, with the reason in the answer and the log, the keys in the audit; also what only a restart can change."""
-    with serving(tmp_path, document(tmp_path, service, "/a")) as gateway:
-        write(tmp_path, content)
-        reply = gateway.admin("POST", "/v1/reload")
-        assert (reply.status_code, reply.headers["content-type"]) == (422, "application/problem+json")
-        assert reply.json()["code"] == "config_refused"
-        assert any(key in problem for problem in reply.json()["problems"]), reply.json()
-        assert "secret" not in reply.text
-        assert (status(gateway, "/a"), generations(gateway)) == (200, 1)
-        assert "configuration refused (admin), generation 1 stays at work" in gateway.said
-        record = config_record(gateway)
-        assert record["result"] == "refused"
-        assert any(key in told for told in record["keys"])
-        assert "secret" not in gateway.said
+    before = len(steady.said)
+    write(steady.file.parent, content)
+    reply = steady.admin("POST", "/v1/reload")
+    assert (reply.status_code, reply.headers["content-type"]) == (422, "application/problem+json")
+    assert reply.json()["code"] == "config_refused"
+    assert any(key in problem for problem in reply.json()["problems"]), reply.json()
+    assert "secret" not in reply.text
+    assert (status(steady, "/a"), generations(steady)) == (200, 1)
+    assert "configuration refused (admin), generation 1 stays at work" in steady.said[before:]
+
+    def tells_the_key(record: Json) -> bool:
+        return record["event"] == "config" and any(key in told for told in record["detail"]["keys"])
+
+    assert steady.wait_for_record(tells_the_key)["detail"]["result"] == "refused"
+    assert "secret" not in steady.said
 
 
 def test_refused_file_is_told_of_once_and_the_next_one_is_taken(tmp_path: Path, service: Upstream) -> None:

@@ -122,17 +122,18 @@ def ask(connection: socket.socket) -> int:
     return int(head.split(b" ")[1])
 
 
-def test_limit_is_counted_across_workers_on_one_embedded_store(gateway: ProcessGateway, login: Login) -> None:
+def test_limit_is_counted_across_workers_on_one_embedded_store(fleet: ProcessGateway, login: Login) -> None:
     """L5: every worker has its own connections, the store is one: exactly the burst is admitted."""
-    assert len(workers_of(gateway)) == WORKERS
-    headers = login.bearer(f"subject-{secrets.token_hex(4)}")
+    assert len(workers_of(fleet)) == WORKERS
+    subject = f"subject-{secrets.token_hex(4)}"
+    headers = login.bearer(subject)
     # A connection each, so that the kernel spreads them.
-    statuses = [httpx.get(f"{gateway.url}/patients/1", headers=headers, trust_env=False).status_code for _ in range(30)]
+    statuses = [httpx.get(f"{fleet.url}/patients/1", headers=headers, trust_env=False).status_code for _ in range(30)]
     assert statuses.count(200) == 20
     assert statuses.count(429) == 10
 
     def requests() -> list[Json]:
-        return gateway.records(lambda each: each["event"] == "request")
+        return fleet.records(lambda each: each["event"] == "request" and (each["principal"] or {}).get("subject") == subject)
 
     wait_until(lambda: len(requests()) == 30, "the records")
     replicas = {record["replica"] for record in requests()}
