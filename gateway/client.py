@@ -19,6 +19,7 @@ from gateway.exchange import Exchange, current_exchange
 from gateway.head import request_block
 from gateway.headers import FieldList, FieldTable, request_body_length
 from gateway.peer import Peer, TrustedProxies
+from gateway.pieces import read_in_pieces
 from gateway.pipeline import TraceStarter
 from gateway.plan import Forward
 from gateway.route import ASGIApp
@@ -96,6 +97,7 @@ class ClientExchange(Exchange):
         self._wake.set()
         if self._queued_bytes > HIGH_WATER_BYTES and self.upstream is not None:
             self.upstream.pause_reading(True)
+            read_in_pieces(self.upstream.transport, self.upstream, None)
 
     def relay_pause(self, paused: bool) -> None:
         """The body was handed over whole."""
@@ -106,9 +108,10 @@ class ClientExchange(Exchange):
     async def relay(self, connection: UpstreamConnection) -> None:
         assert connection.head is not None
         self.head.set_result(connection.head)
-        body = connection.take_body()
-        if body:
+        if body := connection.take_body():
             self.relay_data(body)
+        # It would be held until the stream ends.
+        del body
         await connection.wait_finished()
 
     async def serve(self, app: ASGIApp, *, mounted: bool) -> None:

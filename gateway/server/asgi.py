@@ -16,6 +16,7 @@ from gateway.exchange import Exchange, current_exchange
 from gateway.head import request_block
 from gateway.headers import BODILESS, FieldList, application_fields, merge_limits, parse_lines, response_fields
 from gateway.peer import Peer
+from gateway.pieces import is_long, read_in_pieces
 from gateway.route import ASGIApp
 from gateway.upstream.forward import identity_of
 from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, UpstreamConnection
@@ -197,6 +198,7 @@ class AsgiExchange(Exchange):
         self._wake.set()
         if self._queued_bytes > HIGH_WATER_BYTES and self.upstream is not None:
             self.upstream.pause_reading(True)
+            read_in_pieces(self.upstream.transport, self.upstream, None)
 
     def close(self) -> None:
         """End what runs beside the exchange."""
@@ -216,18 +218,24 @@ class AsgiExchange(Exchange):
         if head.length is not None and head.status != 204:
             fields.append((b"content-length", b"%d" % head.length))
         complete = connection.complete
-        body = connection.take_body()
+        body = b""
         await self._start(head.status, fields)
         if not complete:
-            await self._stream(connection, body)
-            body = b""
+            await self._stream(connection)
+        else:
+            body = connection.take_body()
         self.observation.response_bytes += len(body)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
+    async def _stream(self, connection: UpstreamConnection) -> None:
         assert self.plan is not None
-        if body:
+        assert connection.head is not None
+        if body := connection.take_body():
             self.relay_data(body)
+        # It would be held until the stream ends.
+        del body
+        if is_long(connection.head.length):
+            read_in_pieces(connection.transport, connection, None)
         finished = connection.wait_finished()
         finished.add_done_callback(lambda _: self._wake.set())
         self.plan.streams.add(self)

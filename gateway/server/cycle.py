@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from gateway.errors import GatewayError
 from gateway.failure import outline
 from gateway.headers import BODILESS, connection_options
+from gateway.pieces import read_in_pieces
 from gateway.upstream.http1 import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ApplicationCycle:
         self._body_bytes += len(data)
         if self._body_bytes > HIGH_WATER_BYTES:
             self._protocol.pause_reading("application")
+            read_in_pieces(self._protocol.transport, self._protocol, None)
         self._wake.set()
 
     def complete(self) -> None:

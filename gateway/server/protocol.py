@@ -23,6 +23,7 @@ from gateway.deadlines import Deadlines
 from gateway.errors import BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from gateway.exchange import Exchange
 from gateway.peer import Peer, TrustedProxies
+from gateway.pieces import bound_buffers
 from gateway.server.clients import Clients
 from gateway.server.cycle import ApplicationCycle
 from gateway.server.http1 import RequestHead, StrictHttp1Protocol
@@ -150,6 +151,7 @@ class GatewayProtocol(StrictHttp1Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        bound_buffers(self.transport, self)
         front = self.front
         client = get_remote_addr(self.transport)
         local = get_local_addr(self.transport)

@@ -25,6 +25,7 @@ from gateway.server.controls import Controls
 from gateway.server.descriptors import affordable_connections
 from gateway.server.drain import CUT_OFF_SECONDS, Drain
 from gateway.server.face import AsgiFace
+from gateway.server.memory import keep_tls_buffers_apart
 from gateway.server.protocol import server_protocol
 from gateway.server.reload import Reloader
 from gateway.server.tls import SecureListener, SecureProtocol, secure_protocol
@@ -346,6 +347,7 @@ async def serve_process(
         tasks = await _started((server, site), (data, admin))
         await server.accept_faster(data)
         settle_garbage_collector()
+        keep_tls_buffers_apart()
         reloader.start()
         listening()
         runtime.telemetry.lag.arm()

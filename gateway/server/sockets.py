@@ -102,6 +102,12 @@ class MessageTransport(asyncio.Transport):
 
     # asyncio.Transport, as far as a tunnel uses it
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.side
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """How much is read at once is for the server to say."""
+
     def write(self, data: Any) -> None:
         if self._closed:
             return

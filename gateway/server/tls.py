@@ -19,8 +19,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from discovery.tls import CIPHERS, UNPROVED, UNREADABLE, TlsFailures, handshake_failure, no_password
+from gateway import handshake
 from gateway.certificates import ClientCertificate, client_certificate
 from gateway.errors import ConfigError, GatewayError
+from gateway.pieces import SECURE_SLICE_BYTES, slices
 from gateway.server.cycle import ApplicationCycle
 from gateway.server.protocol import FIRST_HEAD_SECONDS, Front, GatewayProtocol
 from gateway.server.wire import WireExchange
@@ -99,6 +101,13 @@ class SecureProtocol(GatewayProtocol):
         if self._expiry is not None:
             self._expiry.cancel()
         super().connection_lost(exc)
+
+    def write(self, data: bytes) -> None:
+        if len(data) <= SECURE_SLICE_BYTES:
+            super().write(data)
+        else:
+            for piece in slices(data):
+                super().write(piece)
 
     def exchange_done(self, exchange: WireExchange | ApplicationCycle, *, keep_alive: bool) -> None:
         self._half_read = not exchange.body_done
@@ -208,13 +217,8 @@ class Handshake:
     async def _run(self) -> None:
         listener = self._listener
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol,
-                self._sock,
-                ssl=listener.front.context,
-                ssl_handshake_timeout=listener.front.timeouts.tls,
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
-            )
+            assert listener.front.context is not None
+            await handshake.accept(self._protocol(), self._sock, listener.front.context, listener.front.timeouts.tls, SHUTDOWN_SECONDS)
         except Exception as error:
             listener.failed(self._who, handshake_failure(error))
         else:

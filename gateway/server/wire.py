@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from gateway.errors import BodyTooLarge, GatewayError
 from gateway.exchange import NO_PARAMS, Exchange
 from gateway.headers import BODILESS, FieldList, merge_limits, response_fields
+from gateway.pieces import SECURE_SLICE_BYTES, is_long, read_in_pieces
 from gateway.server.cycle import LAST_CHUNK
 from gateway.server.http1 import RequestHead
 from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, ResponseHead, UpstreamConnection
@@ -108,6 +109,7 @@ class WireExchange(Exchange):
             self._buffered_bytes += len(data)
             if self._buffered_bytes > HIGH_WATER_BYTES:
                 self.protocol.pause_reading("buffer")
+                read_in_pieces(self.protocol.transport, self.protocol, None)
         else:
             upload.write(b"%x\r\n%b\r\n" % (len(data), data) if self.body_length is None else data)
             upload.touch()
@@ -180,6 +182,8 @@ class WireExchange(Exchange):
         self._chunks = None
         if connection.write_paused:
             self.protocol.pause_reading("upstream")
+        if is_long(self.body_length):
+            read_in_pieces(self.protocol.transport, self.protocol, connection.transport)
         self.protocol.resume_reading("buffer")
 
     async def respond(self, status: int, headers: FieldList, body: bytes, *, close: bool = False) -> None:
@@ -227,11 +231,14 @@ class WireExchange(Exchange):
             if whole and body:
                 data += body
         protocol = self.protocol
-        if not protocol.closing:
+        body_bytes = len(body)
+        if body_bytes > SECURE_SLICE_BYTES:
+            protocol.write(data)
+        elif not protocol.closing:
             protocol.transport.write(data)
         if not whole:
             return self._stream(connection, body)
-        observation.response_bytes = len(body)
+        observation.response_bytes = body_bytes
         self._finish()
         return None
 
@@ -272,8 +279,13 @@ class WireExchange(Exchange):
     async def _stream(self, connection: UpstreamConnection, body: bytes) -> None:
         if body:
             self.relay_data(body)
+        # It would be held until the stream ends.
+        del body
         assert self.plan is not None
         finished = connection.wait_finished()
+        assert connection.head is not None
+        if is_long(connection.head.length):
+            read_in_pieces(connection.transport, connection, self.protocol.transport)
         connection.pause_reading(self.protocol.writing_paused)
         self.plan.streams.add(self)
         try:

@@ -19,6 +19,7 @@ import httptools
 from gateway.deadlines import FORGET
 from gateway.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.headers import BODILESS, FieldList, collector, connection_options, wire_bytes
+from gateway.pieces import SECURE_SLICE_BYTES, bound_buffers, is_long, is_secure, read_in_pieces, slices
 from gateway.route import Timeouts
 from gateway.upstream.repeated import RepeatedHeads
 from gateway.upstream.retry import Overdue, PerTry
@@ -30,8 +31,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
 #: Interim responses before the final one; more is an upstream that plays with us.
 MAX_INTERIM = 16
-#: Body bytes kept while nobody relays yet, and unsent bytes after which a sender must pause.
-HIGH_WATER_BYTES = 64 * 1024
+#: Body bytes kept while nobody relays yet.
+HIGH_WATER_BYTES = 32 * 1024
 #: Trailer fields of a response; they are dropped, and this many are too many.
 MAX_TRAILERS = 64
 
@@ -277,7 +278,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send more of the request."""
-        if not self.closed:
+        if self.closed:
+            return
+        if len(data) > SECURE_SLICE_BYTES and is_secure(self.transport):
+            for piece in slices(data):
+                self.transport.write(piece)
+        else:
             self.transport.write(data)
 
     def take_body(self) -> bytes:
@@ -348,7 +354,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        bound_buffers(self.transport, self)
 
     def data_received(self, data: bytes) -> None:
         if not self._exchange_open or self.complete:
@@ -558,6 +564,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._tell(None)
         finished = self.finished
         if finished is None:
+            if not self.complete and self.head is not None and is_long(self.head.length):
+                # It goes on while nobody relays it yet.
+                read_in_pieces(self.transport, self, None)
             if self._unread > HIGH_WATER_BYTES:
                 self.pause_reading(True)
             return

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 
+from gateway import handshake
 from gateway.errors import BadGateway, GatewayTimeout
 from gateway.upstream.http1 import TLS_FAILURE, UpstreamConnection
 from gateway.upstream.repeated import RepeatedHeads
@@ -59,13 +60,10 @@ class Pool:
         """
         try:
             async with asyncio.timeout(timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self._loop, self._repeated),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._server_name if self._tls is not None else None,
-                )
+                if self._tls is None:
+                    _, connection = await self._loop.create_connection(self._make, self._host, self._port)
+                else:
+                    connection = await handshake.connect(self._make, self._host, self._port, self._tls, self._server_name)
         except TimeoutError as exc:
             raise GatewayTimeout(reason="upstream_connect_timeout") from exc
         except ssl.SSLError as exc:
@@ -75,6 +73,9 @@ class Pool:
             raise BadGateway(reason=TLS_FAILURE if cut else "upstream_connect_failure") from exc
         self.connections_made += 1
         return connection
+
+    def _make(self) -> UpstreamConnection:
+        return UpstreamConnection(self._loop, self._repeated)
 
     def give_back(self, connection: UpstreamConnection, now: float = 0.0) -> None:
         """Keep a connection whose exchange has ended well. `now`: of the loop, if it is known."""

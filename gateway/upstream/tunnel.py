@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable
 
+from gateway.pieces import read_in_pieces
 from gateway.route import WebSocket
 from gateway.websocket import GOING_AWAY, POLICY_VIOLATION, TOO_BIG, Frames, MessageTooBig, Opaque, Reader, close_frame
 
@@ -178,6 +179,7 @@ class Tunnel:
         sides = (self._upstream, self._client)
         for side in sides:
             side.tunnel = self
+            read_in_pieces(side.transport, side, side.other.transport)
         for side in sides:
             early, side.early = side.early, []
             for data in early:

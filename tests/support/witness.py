@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.support.recording_upstream import OK, Link, recording_upstream
+from tests.support.websockets import BINARY, frame, switching
 from tests.support.whole_gateway import LoopThread
 
 LARGE_BYTES = 64 << 20
+FRAME = frame(BINARY, bytes(65_536), mask=b"")
 
 
 @dataclass
 class Witness:
-    """Where it is. The path says what it does: `large`, `deaf`, `never`, `echo`; anything else is answered at once."""
+    """Where it is. The path says what it does: `large`, `deaf`, `never`, `echo`, `tunnel-large`, `tunnel-deaf`; anything else is answered
+    at once."""
 
     url: str = ""
     links: list[Link] = field(default_factory=list)
@@ -30,8 +34,14 @@ async def _serve(over: asyncio.Event, link: Link) -> None:
             for _ in range(LARGE_BYTES // 65_536):
                 await link.send(b"x" * 65_536)
         elif word in (b"deaf", b"never"):
-            link.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await over.wait()
+            await _say_nothing(over, link)
+            return
+        elif word == b"tunnel-large":
+            await link.send(switching(request), *[FRAME] * (LARGE_BYTES // len(FRAME)))
+            return
+        elif word == b"tunnel-deaf":
+            await link.send(switching(request))
+            await _say_nothing(over, link)
             return
         elif word == b"echo":
             body = await link.reader.readexactly(int(request.values(b"content-length")[0]))
@@ -40,12 +50,18 @@ async def _serve(over: asyncio.Event, link: Link) -> None:
             await link.send(OK)
 
 
+async def _say_nothing(over: asyncio.Event, link: Link) -> None:
+    """Nor read anything."""
+    link.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await over.wait()
+
+
 @contextlib.contextmanager
-def witness() -> Iterator[Witness]:
+def witness(tls: ssl.SSLContext | None = None) -> Iterator[Witness]:
     """The service until the end of the block."""
     with LoopThread() as thread:
         over = asyncio.Event()
-        manager = recording_upstream(functools.partial(_serve, over))
+        manager = recording_upstream(functools.partial(_serve, over), tls)
         upstream = thread.run(manager.__aenter__())
         try:
             yield Witness(upstream.url, upstream.links)

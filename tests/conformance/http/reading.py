@@ -160,6 +160,12 @@ def _goes_on(connection: h11.Connection, head: h11.Request | h11.Response) -> bo
 class _Transport(asyncio.Transport):
     """Takes what is written."""
 
+    def get_protocol(self) -> asyncio.Protocol:
+        return asyncio.Protocol()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Nobody reads from it."""
+
     def write(self, data: object) -> None:
         """Nobody reads it."""
 

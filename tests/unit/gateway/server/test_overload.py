@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from gateway.exchange import Exchange
 from gateway.server.drain import LastAnswers
-from gateway.server.memory import group_limit_bytes, resident_bytes
+from gateway.server.memory import group_limit_bytes, keep_tls_buffers_apart, resident_bytes
 from gateway.server.overload import CALM_SECONDS, FREE_REFUSALS, HELD_SECONDS, Overload, Refusal
 from gateway.server.shedding import CALM, CLOSING, DEAF, NO_LIMIT, REFUSING
 from gateway.settings import OverloadSettings
@@ -199,3 +200,8 @@ def test_a_process_knows_what_it_uses() -> None:
             block[at] = 1
         assert 16 << 20 < resident_bytes() - before < 64 << 20
         assert len(block) == 32 << 20
+
+
+def test_the_c_library_is_told_where_tls_buffers_go() -> None:
+    """H6: on a system with glibc it takes it."""
+    assert keep_tls_buffers_apart() is (platform.libc_ver()[0] == "glibc")

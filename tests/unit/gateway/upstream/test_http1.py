@@ -29,6 +29,13 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.paused = False
         self.aborted = False
+        self.protocol: asyncio.BaseProtocol = asyncio.Protocol()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
