@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -178,11 +178,12 @@ def _content_length(head: bytes) -> int:
 
 
 class Clients:
-    """Clients that keep their connections, and their patience for so long."""
+    """Clients that keep their connections, and their patience for so long, by a clock of their own."""
 
-    def __init__(self, port: int, outcome: Outcome) -> None:
+    def __init__(self, port: int, outcome: Outcome, clock: Callable[[], float]) -> None:
         self._port = port
         self.outcome = outcome
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._idle: list[Link] = []
         self._links: set[Link] = set()
@@ -215,7 +216,7 @@ class Clients:
         """An answer came whole."""
         if self.counting and link.due >= self.counts_from:
             if status == 200:
-                self.outcome.seconds.append(self._loop.time() - link.due)
+                self.outcome.seconds.append(self._clock() - link.due)
             else:
                 self.outcome.refused += 1
         if closing:
@@ -234,7 +235,7 @@ class Clients:
 
     def lose_patience(self) -> None:
         """Hang up where an answer took too long."""
-        latest = self._loop.time() - PATIENCE_SECONDS
+        latest = self._clock() - PATIENCE_SECONDS
         for link in [link for link in self._links if link.busy and link.due < latest]:
             self.ended(link)
             if link.transport is not None:
@@ -242,20 +243,25 @@ class Clients:
 
 
 async def _offer(gateway: Started, rate: float, seconds: float, *, of_cpu: bool, warm_seconds: float = 2.0) -> Outcome:
-    """Requests at the rate, the first `warm_seconds` of them not counted."""
+    """Requests at the rate, the first `warm_seconds` of them not counted. `of_cpu`: the clock of the clients, too, goes with the CPU."""
     loop = asyncio.get_running_loop()
     outcome = Outcome(rate)
-    clients = Clients(gateway.port, outcome)
-    clients.counting = False
     started, sent, looked, used, idle = loop.time(), 0, 0.0, 0.0, gateway.cpu_seconds
+
+    def passed() -> float:
+        wall = loop.time() - started
+        return max(gateway.cpu_seconds - idle, wall / 4) if of_cpu else wall
+
+    clients = Clients(gateway.port, outcome, passed)
+    clients.counting = False
     while (now := loop.time()) < started + warm_seconds + seconds:
         if not clients.counting and now >= started + warm_seconds:
             clients.counting = True
-            clients.counts_from = now
+            clients.counts_from = passed()
             used = gateway.cpu_seconds
-        passed = max(gateway.cpu_seconds - idle, (now - started) / 4) if of_cpu else now - started
-        while sent / rate <= passed:
-            clients.ask(now if of_cpu else started + sent / rate)
+        until = passed()
+        while sent / rate <= until:
+            clients.ask(sent / rate)
             sent += 1
         if now > looked + 0.1:
             looked = now
@@ -269,8 +275,8 @@ async def _offer(gateway: Started, rate: float, seconds: float, *, of_cpu: bool,
 async def _capacity(gateway: Started, connections: int, seconds: float) -> Outcome:
     """Of a closed loop."""
     outcome = Outcome(0.0)
-    clients = Clients(gateway.port, outcome)
     loop = asyncio.get_running_loop()
+    clients = Clients(gateway.port, outcome, loop.time)
     started, used = loop.time(), gateway.cpu_seconds
     answered = clients.answered
 
