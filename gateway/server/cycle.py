@@ -91,6 +91,11 @@ class ApplicationCycle:
             read_in_pieces(self._protocol.transport, self._protocol, None)
         self._wake.set()
 
+    def flush(self) -> None:
+        """What one read brought of the body is there."""
+        if len(self._body) > 1:
+            self._body[:] = [b"".join(self._body)]
+
     def complete(self) -> None:
         """The request's body is complete."""
         self.body_done = True

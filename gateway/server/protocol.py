@@ -270,6 +270,8 @@ class GatewayProtocol(StrictHttp1Protocol):
             if not self.writing_paused:
                 self.deadline = 0.0
         else:
+            if self._newest is not None:
+                self._newest.flush()
             self._rearm()
 
     def pause_reading(self, reason: str) -> None:

@@ -102,16 +102,30 @@ class WireExchange(Exchange):
                 self.fail(BodyTooLarge())
             return
         upload = self._upload
+        if upload is not None and self.body_length is not None:
+            upload.write(data)
+            upload.touch()
+            return
+        if self._chunks is None:
+            self._chunks = []
+        self._chunks.append(data)
+        self._buffered_bytes += len(data)
+        if upload is None and self._buffered_bytes > HIGH_WATER_BYTES:
+            self.protocol.pause_reading("buffer")
+            read_in_pieces(self.protocol.transport, self.protocol, None)
+
+    def flush(self) -> None:
+        """What one read brought of the body is there: its chunks go on as one. Tiny ones would be kept at twenty times their size."""
+        chunks = self._chunks
+        if not chunks:
+            return
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        upload = self._upload
         if upload is None:
-            if self._chunks is None:
-                self._chunks = []
-            self._chunks.append(data)
-            self._buffered_bytes += len(data)
-            if self._buffered_bytes > HIGH_WATER_BYTES:
-                self.protocol.pause_reading("buffer")
-                read_in_pieces(self.protocol.transport, self.protocol, None)
+            self._chunks = [data]
         else:
-            upload.write(b"%x\r\n%b\r\n" % (len(data), data) if self.body_length is None else data)
+            self._chunks = None
+            upload.write(b"%x\r\n%b\r\n" % (len(data), data))
             upload.touch()
 
     def complete(self) -> None:
@@ -120,6 +134,7 @@ class WireExchange(Exchange):
         upload = self._upload
         if upload is not None:
             if self.body_length is None:
+                self.flush()
                 upload.write(LAST_CHUNK)
             upload.request_sent = True
             upload.touch()
