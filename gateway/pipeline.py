@@ -183,7 +183,7 @@ class Pipeline:
         observation.user_agent = head.user_agent
         observation.host = exchange.host = head.host
         # Where the trace is this request's own, its id names the request as well.
-        if head.request_id or trace.parent_span_id:
+        if head.request_id or (head.traced and trace.inherited.parent_span_id):
             request_id = observation.request_id = _request_id(head)
             exchange.id_line = b"x-request-id: %b\r\n" % request_id.encode("ascii")
         else:

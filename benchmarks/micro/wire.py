@@ -32,7 +32,7 @@ from gateway.headers import FieldTable
 from gateway.peer import TrustedProxies
 from gateway.pipeline import Pipeline
 from gateway.plan import RoutePlan, request_shape
-from gateway.route import Route, Service, UpstreamTLS
+from gateway.route import Route, Service
 from gateway.router import Router
 from gateway.server.protocol import Front, server_protocol
 from gateway.settings import Maxima, ServerTimeouts
@@ -43,7 +43,7 @@ from gateway.upstream.forward import Forwarder
 from gateway.upstream.http1 import UpstreamConnection
 from gateway.upstream.pool import Pool
 from gateway.upstream.repeated import RepeatedHeads
-from gateway.upstream.tls import client_context
+from gateway.upstream.tls import context_source
 
 GET = (
     b"GET /patients/17?fields=name HTTP/1.1\r\nHost: api.example.gov\r\nUser-Agent: wrk/4.1\r\nAccept: application/json\r\n"
@@ -140,7 +140,7 @@ async def bench(request: bytes, answer: bytes, requests: int, profile: cProfile.
     endpoint = Endpoint(Instance("one", "127.0.0.1", 9001))
     service = Service(name="patients", instances=(endpoint.instance,))
     route = Route(name="patient", path="/patients/{id}", target="patients", methods=("GET", "POST"), authentication="none")
-    forwarder = Forwarder(service, OneEndpoint(endpoint), client_context(UpstreamTLS(), "patients"), deadlines, Circuit(service.circuit))
+    forwarder = Forwarder(service, OneEndpoint(endpoint), context_source(service), deadlines, Circuit(service.circuit))
     plan = RoutePlan(
         route,
         authorize=compile_rule(route),

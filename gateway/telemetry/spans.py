@@ -59,7 +59,8 @@ class SpanBuilder:
     def _server(self, observation: Observation, method: str, context: SpanContext) -> ReadableSpan:
         trace = observation.trace
         route = observation.route
-        parent = SpanContext(context.trace_id, int(trace.parent_span_id, 16), True, _RECORDED) if trace.parent_span_id else None
+        parent_span_id = trace.inherited.parent_span_id
+        parent = SpanContext(context.trace_id, int(parent_span_id, 16), True, _RECORDED) if parent_span_id else None
         return ReadableSpan(
             f"{method} {route.path}" if route is not None else method,
             context,
@@ -159,11 +160,13 @@ def _known(method: str) -> str:
 
 
 def _links(trace: Trace) -> tuple[Link, ...]:
-    if trace.link is None:
+    link = trace.inherited.link
+    if link is None:
         return ()
-    trace_id, span_id, flags = trace.link
+    trace_id, span_id, flags = link
     return (Link(SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(flags))),)
 
 
 def _trace_state(trace: Trace) -> TraceState | None:
-    return TraceState.from_header([trace.tracestate.decode("ascii")]) if trace.tracestate else None
+    state = trace.inherited.tracestate
+    return TraceState.from_header([state.decode("ascii")]) if state else None

@@ -46,6 +46,24 @@ class Parent(NamedTuple):
     flags: int
 
 
+class Inherited(NamedTuple):
+    """What a trace has of a caller's.
+
+    Args:
+        parent_span_id: of the caller's span when its trace is continued, else empty.
+        link: the caller's trace when we started our own beside it, else None.
+        tracestate, baggage: validated values to pass on, empty for none.
+    """
+
+    parent_span_id: bytes = b""
+    link: Parent | None = None
+    tracestate: bytes = b""
+    baggage: bytes = b""
+
+
+NOTHING = Inherited()
+
+
 class Trace:
     """One request's place in a trace. Made by `Propagator.start`, never changed afterwards.
 
@@ -56,21 +74,16 @@ class Trace:
         span_id: 16 digits, of our SERVER span.
         try_span_id: 16 digits, for the CLIENT span of the first try.
         sampled: decided before anything else happens; `flags` is what the upstream is told.
-        parent_span_id: of the caller's span when its trace is continued, else empty.
-        link: the caller's trace when we started our own beside it, else None.
-        tracestate, baggage: validated values to pass on, empty for none.
+        inherited: what it has of a caller's.
     """
 
     __slots__ = (
-        "baggage",
         "flags",
-        "link",
-        "parent_span_id",
+        "inherited",
         "sampled",
         "span_id",
         "trace_id",
         "trace_id_hex",
-        "tracestate",
         "try_span_id",
     )
 
@@ -81,10 +94,7 @@ class Trace:
         try_span_id: bytes,
         sampled: bool,
         flags: int,
-        parent_span_id: bytes = b"",
-        link: Parent | None = None,
-        tracestate: bytes = b"",
-        baggage: bytes = b"",
+        inherited: Inherited = NOTHING,
     ) -> None:
         self.trace_id = trace_id
         self.trace_id_hex = trace_id.decode("ascii")
@@ -92,13 +102,10 @@ class Trace:
         self.try_span_id = try_span_id
         self.sampled = sampled
         self.flags = flags
-        self.parent_span_id = parent_span_id
-        self.link = link
-        self.tracestate = tracestate
-        self.baggage = baggage
+        self.inherited = inherited
 
     def __repr__(self) -> str:
-        parent = (self.parent_span_id or b"-").decode("ascii")
+        parent = (self.inherited.parent_span_id or b"-").decode("ascii")
         return f"<Trace {self.trace_id_hex} span={self.span_id.decode('ascii')} parent={parent} flags={self.flags:02x}>"
 
     def propagation_lines(self, span_id: bytes) -> bytes:
@@ -108,9 +115,8 @@ class Trace:
             span_id: 16 digits, of the CLIENT span of this try.
         """
         line = b"traceparent: 00-%b-%b-0%d\r\n" % (self.trace_id, span_id, self.flags)
-        if self.tracestate or self.baggage:
-            return line + _lines(self.tracestate, self.baggage)
-        return line
+        inherited = self.inherited
+        return line if inherited is NOTHING else line + _lines(inherited.tracestate, inherited.baggage)
 
 
 class Propagator:
@@ -151,7 +157,7 @@ class Propagator:
     def _new(self, link: Parent | None, baggage: bytes = b"") -> Trace:
         trace_id, span_id, try_span_id = _next_ids()
         sampled = trace_id[16:] < self._sample_below
-        return Trace(trace_id, span_id, try_span_id, sampled, SAMPLED if sampled else 0, link=link, baggage=baggage)
+        return Trace(trace_id, span_id, try_span_id, sampled, SAMPLED if sampled else 0, Inherited(link=link, baggage=baggage))
 
     def _continue(self, traceparent: Sequence[bytes], tracestate: Sequence[bytes], baggage: Sequence[bytes]) -> Trace:
         parent = parse_traceparent(traceparent)
@@ -161,7 +167,8 @@ class Propagator:
         flags = parent.flags & (SAMPLED | RANDOM_TRACE_ID)
         _, span_id, try_span_id = _next_ids()
         state = parse_tracestate(tracestate)
-        return Trace(parent.trace_id, span_id, try_span_id, bool(flags & SAMPLED), flags, parent.span_id, tracestate=state, baggage=passed)
+        inherited = Inherited(parent.span_id, None, state, passed)
+        return Trace(parent.trace_id, span_id, try_span_id, bool(flags & SAMPLED), flags, inherited)
 
     def _link(self, traceparent: Sequence[bytes], _tracestate: Sequence[bytes], _baggage: Sequence[bytes]) -> Trace:
         return self._new(parse_traceparent(traceparent))

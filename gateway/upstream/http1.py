@@ -362,7 +362,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.keep_alive = False
             self.abort()
             return
-        alone = not self._head_bytes and not self.response_started and not self._head_request
+        alone = not self._parsed and not self._head_request
         if alone and (head := self._repeated.find(data)) is not None:
             # The parser is between two messages, and stays there.
             self.head = head

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.auth.principal import Principal
 from gateway.route import Route
 from gateway.telemetry.observation import Observation, Try
-from gateway.telemetry.trace_context import Trace
+from gateway.telemetry.trace_context import Inherited, Trace
 
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
 SPAN_ID = 0xB7AD6B7169203331
@@ -18,7 +18,7 @@ ROUTE = Route(name="get-patient", path="/patients/{id}", target="patients", audi
 
 
 def trace(*, sampled: bool = True, **others: Any) -> Trace:
-    return Trace(b"%032x" % TRACE_ID, span_id(SPAN_ID), span_id(TRY_SPAN_ID), sampled, 1 if sampled else 0, **others)
+    return Trace(b"%032x" % TRACE_ID, span_id(SPAN_ID), span_id(TRY_SPAN_ID), sampled, 1 if sampled else 0, Inherited(**others))
 
 
 def span_id(number: int) -> bytes:

@@ -48,11 +48,15 @@ def check(data: bytes) -> None:
         assert _TRACEPARENT.fullmatch(first)
         assert all(map(_VISIBLE.fullmatch, others))
         if trust == "continue" and parent is not None:
-            assert (started.trace_id, started.parent_span_id, started.sampled) == (parent.trace_id, parent.span_id, bool(parent.flags & 1))
+            assert (started.trace_id, started.inherited.parent_span_id, started.sampled) == (
+                parent.trace_id,
+                parent.span_id,
+                bool(parent.flags & 1),
+            )
         else:
             assert parent is None or started.trace_id != parent.trace_id
             assert trust == "continue" or not others
-        assert started.link == (parent if trust == "link" else None)
+        assert started.inherited.link == (parent if trust == "link" else None)
     if parent is not None and parents[0].startswith(b"00-"):
         theirs = trace.get_current_span(_THEIRS.extract({"traceparent": parents[0].decode("latin-1")})).get_span_context()
         assert theirs.trace_id == int(parent.trace_id, 16)

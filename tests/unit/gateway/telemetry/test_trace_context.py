@@ -56,8 +56,8 @@ def test_bad_context_starts_a_new_trace_with_one_traceparent(trust: Trust, value
     """O1: exactly one traceparent upstream for inputs with none, two, upper-case and malformed ones."""
     trace = Propagator(trust, 1.0).start(values, [b"vendor=1"], [])
     assert trace.trace_id_hex.encode() != TRACE_ID
-    assert trace.parent_span_id == b""
-    assert trace.link is None
+    assert trace.inherited.parent_span_id == b""
+    assert trace.inherited.link is None
     assert LINE.fullmatch(trace.propagation_lines(TRY))
 
 
@@ -81,7 +81,7 @@ def test_continue_keeps_the_trace_its_decision_and_its_state() -> None:
     """O1: trust `continue`."""
     trace = Propagator("continue", 0.0).start([VALID], [b"a=1", b" b=2 ,"], [b"user=alice;ttl=1"])
     assert trace.trace_id_hex.encode() == TRACE_ID
-    assert trace.parent_span_id == PARENT.span_id
+    assert trace.inherited.parent_span_id == PARENT.span_id
     assert trace.span_id != PARENT.span_id
     assert trace.sampled
     assert trace.propagation_lines(TRY) == (
@@ -103,7 +103,7 @@ def test_continue_without_context_decides_itself_and_passes_baggage() -> None:
     """O1: baggage doesn't depend on a traceparent, tracestate does."""
     trace = Propagator("continue", 1.0).start([], [b"a=1"], [b"k=v"])
     assert trace.sampled
-    assert trace.tracestate == b""
+    assert trace.inherited.tracestate == b""
     assert trace.propagation_lines(TRY).endswith(b"-01\r\nbaggage: k=v\r\n")
 
 
@@ -111,7 +111,7 @@ def test_link_starts_anew_and_remembers_where_it_came_from() -> None:
     """F-61: the caller can't force sampling nor pass anything on, but can be found."""
     trace = Propagator("link", 0.0).start([VALID], [b"a=1"], [b"k=v"])
     assert trace.trace_id_hex.encode() != TRACE_ID
-    assert trace.link == PARENT
+    assert trace.inherited.link == PARENT
     assert not trace.sampled
     assert LINE.fullmatch(trace.propagation_lines(TRY))
 
@@ -120,7 +120,7 @@ def test_ignore_forgets_the_caller() -> None:
     """F-61: trust `ignore`."""
     trace = Propagator("ignore", 1.0).start([VALID], [b"a=1"], [b"k=v"])
     assert trace.trace_id_hex.encode() != TRACE_ID
-    assert trace.link is None
+    assert trace.inherited.link is None
     assert LINE.fullmatch(trace.propagation_lines(TRY))
 
 
