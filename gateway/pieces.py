@@ -18,8 +18,10 @@ SECURE_PIECE_BYTES = 64 * 1024
 SECURE_SLICE_BYTES = 32 * 1024
 #: A body that is no longer needs no bounds. Most of an API's are shorter.
 SHORT_BYTES = 32 * 1024
-#: So many unsent bytes, and whoever sends them pauses; so many undeciphered ones, and nothing more is read.
+#: So many unsent bytes of a long body, and nothing more of it is read; the same for bytes that TLS has not deciphered.
 WAITING_BYTES = 1
+#: So many of anything else, and whoever sends them pauses. Up to here the event loop sends what all connections have to send in a row.
+UNSENT_BYTES = 32 * 1024
 
 
 class _Buffer(threading.local):
@@ -75,8 +77,11 @@ def read_in_pieces(transport: asyncio.Transport, protocol: asyncio.Protocol, tak
     Args:
         transport: of the connection; nothing is done when it has TLS, which is read in pieces already.
         protocol: of the connection.
-        taker: where the bytes go; None when that is not known, or nothing of the kind.
+        taker: where the bytes go, whose protocol pauses from now on as soon as one of them waits; None when that is not known, or no
+            transport.
     """
+    if taker is not None:
+        taker.set_write_buffer_limits(high=WAITING_BYTES)
     if is_secure(transport):
         return
     most_bytes = SECURE_PIECE_BYTES if taker is None or is_secure(taker) else PLAIN_PIECE_BYTES
@@ -86,10 +91,11 @@ def read_in_pieces(transport: asyncio.Transport, protocol: asyncio.Protocol, tak
 
 
 def bound_buffers(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
-    """Have the protocol of a new connection pause as soon as anything waits to be written. With TLS it is read in pieces from now on: that
-    costs no more than the 256 KiB that uvloop's TLS allocates for each read otherwise."""
-    transport.set_write_buffer_limits(high=WAITING_BYTES)
-    if is_secure(transport):
+    """Bound what may wait to be written to a new connection. With TLS that is nothing, and it is read in pieces from now on: that costs no
+    more than the 256 KiB that uvloop's TLS allocates for each read otherwise."""
+    secure = is_secure(transport)
+    transport.set_write_buffer_limits(high=WAITING_BYTES if secure else UNSENT_BYTES)
+    if secure:
         transport.set_read_buffer_limits(high=WAITING_BYTES)  # type: ignore[attr-defined]
         transport.set_protocol(Pieces(protocol, SECURE_PIECE_BYTES))
 
