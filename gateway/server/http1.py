@@ -64,6 +64,35 @@ class StrictHttp1Protocol(HttpToolsProtocol):
         maxima: bounds on what is read.
     """
 
+    # uvicorn's class has a dictionary. What is looked at for each request lies in the object itself, close together.
+    __slots__ = (
+        "_again",
+        "_again_end",
+        "_again_from",
+        "_again_start",
+        "_between",
+        "_body_bytes",
+        "_broken",
+        "_collected",
+        "_content_at",
+        "_content_bytes",
+        "_earlier",
+        "_follows",
+        "_head",
+        "_head_limit",
+        "_heads",
+        "_keep_alive",
+        "_last_request",
+        "_maxima",
+        "_message_bytes",
+        "_raw_left",
+        "_read",
+        "_upgrading",
+        "_url",
+        "in_head",
+        "on_header",
+    )
+
     def __init__(self, maxima: Maxima, config: Config, server_state: ServerState, app_state: dict[str, Any], loop: Any) -> None:
         # Fields of the head, or of the trailer, that is being read. A closure: the parser calls it for every field.
         self._collected: FieldList = []

@@ -115,6 +115,24 @@ class Front:
 class GatewayProtocol(StrictHttp1Protocol):
     """One client connection. `server_protocol` binds it to a `Front`."""
 
+    __slots__ = (
+        "_head_deadline",
+        "_linger_until",
+        "_newest",
+        "_offering",
+        "_pauses",
+        "_queue",
+        "active",
+        "closing",
+        "deadline",
+        "flow",
+        "front",
+        "loop",
+        "peer",
+        "transport",
+        "writing_paused",
+    )
+
     #: The front, bound by a class of its own; connections look at theirs.
     shared: ClassVar[Front]
     peer: Peer
