@@ -126,7 +126,8 @@ def test_redis_vanished(measured: Measured, form: Form, tmp_path: Path, login: L
     (tmp_path / "redis").mkdir()
     with black_hole(tmp_path / "redis") as store:
         measured.under(f"1 gateway, 200 requests/s, budget {BUDGET_SECONDS * 1000:.0f} ms, {store.how} for {seconds:.0f} s")
-        document = scene_document(tmp_path, login, store.url, [service.url], state={"url": store.url, "when_unavailable": "open"})
+        state = {"url": store.url, "when_unavailable": "open", "budget": f"{BUDGET_SECONDS * 1000:.0f}ms"}
+        document = scene_document(tmp_path, login, store.url, [service.url], state=state)
         with running(tmp_path, document) as gateway:
             revoke(gateway, "mallory")
             mixed = in_turn(asks([gateway], login.bearer("alice"), "/limited"), asks([gateway], login.bearer("mallory"), "/checked"))
