@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from gateway.errors import BodyTooLarge, GatewayError
 from gateway.exchange import NO_PARAMS, Exchange
 from gateway.headers import BODILESS, FieldList, merge_limits, response_fields
-from gateway.pieces import SECURE_SLICE_BYTES, is_long, read_in_pieces
+from gateway.pieces import is_long, read_in_pieces
 from gateway.server.cycle import LAST_CHUNK
 from gateway.server.http1 import RequestHead
 from gateway.upstream.http1 import HIGH_WATER_BYTES, ClientGone, ResponseHead, UpstreamConnection
@@ -245,15 +245,10 @@ class WireExchange(Exchange):
             data = self._response_head(head, complete, len(body))
             if whole and body:
                 data += body
-        protocol = self.protocol
-        body_bytes = len(body)
-        if body_bytes > SECURE_SLICE_BYTES:
-            protocol.write(data)
-        elif not protocol.closing:
-            protocol.transport.write(data)
+        self.protocol.write(data)
         if not whole:
             return self._stream(connection, body)
-        observation.response_bytes = body_bytes
+        observation.response_bytes = len(body)
         self._finish()
         return None
 
