@@ -186,6 +186,16 @@ def test_a_slow_handshake_is_cut_off(secure: Stage, sent: bytes) -> None:
     run(main())
 
 
+async def one_too_many(gateway: RunningGateway, silent: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    """Beside silent clients, another one is closed at once; when all of them have left, nothing of them is left either."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    assert await read_all(reader) == b""
+    assert failures(gateway) == {("server", "overloaded"): 1}
+    for _, each in [*silent, (reader, writer)]:
+        each.close()
+    await until(lambda: not gateway.connections, "the connections to end")
+
+
 def test_handshakes_count_as_connections(secure: Stage) -> None:
     """H10, S-44: over the cap clients are told so, as long as few handshakes are under way; beyond that they are closed at once."""
 
@@ -195,13 +205,7 @@ def test_handshakes_count_as_connections(secure: Stage) -> None:
             response = await gateway.ask(GET)
             assert (response.status, response.problem["code"]) == (503, "overloaded")
             silent += [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(60)]
-            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            assert await read_all(reader) == b""
-            assert failures(gateway) == {("server", "overloaded"): 1}
-            for _, each in [*silent, (reader, writer)]:
-                each.close()
-
-            await until(lambda: not gateway.connections, "the connections to end")
+            await one_too_many(gateway, silent)
             assert (await gateway.ask(GET)).status == 200
 
     run(main())
@@ -213,13 +217,7 @@ def test_handshakes_count_as_their_clients_connections(secure: Stage) -> None:
     async def main() -> None:
         async with secure(server={"max": {"connections_per_client": 2}, "timeouts": {"tls": "30s"}}) as (gateway, _):
             silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
-            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            assert await read_all(reader) == b""
-            assert failures(gateway) == {("server", "overloaded"): 1}
-            for _, each in [*silent, (reader, writer)]:
-                each.close()
-
-            await until(lambda: not gateway.connections, "the connections to end")
+            await one_too_many(gateway, silent)
             client = await gateway.connect()
             assert [(await client.ask(GET)).status for _ in range(2)] == [200, 200]
             assert (await gateway.ask(GET)).status == 200
